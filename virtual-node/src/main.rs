@@ -1,0 +1,3 @@
+//! The `virtual-node` binary.
+
+fn main() {}
