@@ -1,0 +1,209 @@
+//! Steps towards the lower cluster: create, update, delete, release.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use tensile_proto::vocabulary::finalizer;
+use tracing::{debug, info, warn};
+
+use super::{
+    index::View,
+    refusal::{self, Lasts},
+    requests::{self, PatchKind},
+    sync::{Progress, Syncer, retry},
+};
+use crate::{
+    events::{PodRef, Severity},
+    names::Key,
+    needs::{PodNeed, Retry},
+    owner::OwnerMark,
+    translate,
+};
+
+impl Syncer {
+    /// Creates the lower pod, with everything that it needs.
+    pub(super) async fn create(&self, key: &Key, view: View) -> Progress {
+        let upper = match self.whole_upper(key, &view).await {
+            Ok(upper) => upper,
+            Err(progress) => return progress,
+        };
+        if let Err(refusal) = translate::admissible(&upper) {
+            self.recorder.pod(PodRef::of(&upper), Severity::Warning, refusal.reason, refusal.message);
+            return Progress::Idle;
+        }
+        let pod = match translate::pod_down(&upper, &self.translation()) {
+            Ok(pod) => pod,
+            Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
+        };
+        let need = PodNeed {
+            key: key.clone(),
+            uid: upper.metadata.uid.clone().unwrap_or_default(),
+            service_account: upper.spec.as_ref().and_then(|spec| spec.service_account_name.clone()),
+            needs: translate::needs(&upper),
+        };
+        if let Err(missing) = self.needs.ensure(&need).await {
+            let lasts = match missing.retry {
+                Retry::Waits => Lasts::UntilMended,
+                Retry::Final => Lasts::Final,
+            };
+            return self.stuck(key, &view, missing.reason, &missing.message, lasts).await;
+        }
+        // What it needs may have taken a while: the lease is looked at once more right before the pod begins to exist.
+        if self.fence.check().is_err() {
+            return Progress::Idle;
+        }
+        match requests::create(&self.lower.api, &pod).await {
+            Ok(_) => Progress::Awaiting,
+            Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
+                self.occupied(key, &view).await
+            }
+            Err(error) => {
+                let refused = refusal::judge(&error);
+                match refused.reason {
+                    Some(reason) => self.stuck(key, &view, reason, &refused.message, refused.lasts).await,
+                    None => {
+                        if matches!(&error, kube::Error::Api(status) if status.code == 404) {
+                            self.needs.forget_namespace(&key.namespace);
+                        }
+                        retry("could not create the lower pod", &error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// A pod of that name is there already: ours of an earlier try, a predecessor's, or a stranger's.
+    async fn occupied(&self, key: &Key, view: &View) -> Progress {
+        let lower = self.lower_key(key);
+        match requests::read_lower(&self.lower.api, &lower).await {
+            Ok(None) => Progress::Again,
+            Ok(Some(pod)) => match OwnerMark::read(&pod.metadata) {
+                Some(mark) if self.is_ours(&mark) => {
+                    self.index.lower_read(pod, mark);
+                    Progress::Again
+                }
+                _ => {
+                    let message = format!(
+                        "pod {lower} exists in the lower cluster and is not ours; it is left alone. Delete or rename it \
+                         there, or run the virtual-node with --namespaces=suffixed"
+                    );
+                    self.stuck(key, view, "NameConflict", &message, Lasts::UntilMended).await
+                }
+            },
+            Err(error) => retry("could not read the lower pod", &error),
+        }
+    }
+
+    /// Sends changed fields down.
+    pub(super) async fn update(&self, key: &Key, view: View) -> Progress {
+        let upper = match self.whole_upper(key, &view).await {
+            Ok(upper) => upper,
+            Err(progress) => return progress,
+        };
+        let lower_key = self.lower_key(key);
+        let lower = match requests::read_lower(&self.lower.api, &lower_key).await {
+            Ok(Some(pod)) => pod,
+            Ok(None) => {
+                self.index.lower_proven_absent(key);
+                return Progress::Again;
+            }
+            Err(error) => return retry("could not read the lower pod", &error),
+        };
+        let update = match translate::pod_update(&upper, &lower, &self.translation()) {
+            Ok(update) => update,
+            Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
+        };
+        let client = &self.lower.api;
+        // Metadata last: it carries the digest that says all of it is done.
+        let patches = [
+            (Some("resize"), PatchKind::Strategic, &update.resize),
+            (Some("ephemeralcontainers"), PatchKind::Strategic, &update.ephemeral),
+            (Some("status"), PatchKind::Strategic, &update.status),
+            (None, PatchKind::Strategic, &update.patch),
+        ];
+        for (subresource, kind, patch) in patches {
+            let Some(patch) = patch else { continue };
+            if let Err(error) = requests::patch(client, &lower_key, subresource, kind, patch).await {
+                let refused = refusal::judge(&error);
+                let reason = refused.reason.unwrap_or("LowerUpdateFailed");
+                if refused.lasts != Lasts::Passing {
+                    self.recorder.pod(PodRef::of(&upper), Severity::Warning, reason, refused.message);
+                }
+                debug!(%error, ?subresource, "could not update the lower pod");
+                return Progress::Retry;
+            }
+        }
+        let lower_uid = lower.metadata.uid.unwrap_or_default();
+        self.index.lower_updated(key, &lower_uid, &translate::carried_digest(&upper));
+        Progress::Again
+    }
+
+    /// Deletes the lower pod.
+    pub(super) async fn delete_lower(&self, key: &Key, view: &View, grace: Option<i64>) -> Progress {
+        let Some(uid) = view.lower_uid.as_deref() else { return Progress::Idle };
+        match requests::delete(&self.lower.api, &self.lower_key(key), uid, grace).await {
+            Ok(()) => Progress::Awaiting,
+            Err(error) => retry("could not delete the lower pod", &error),
+        }
+    }
+
+    /// Takes our finalizer off the lower pod.
+    pub(super) async fn release_result(&self, key: &Key, view: &View) -> Progress {
+        let Some(uid) = view.lower_uid.as_deref() else { return Progress::Idle };
+        let lower_key = self.lower_key(key);
+        // Others may have added finalizers of theirs: read, and write with the version read.
+        let pod = match requests::read_lower(&self.lower.api, &lower_key).await {
+            Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(uid) => pod,
+            Ok(_) => {
+                self.index.lower_proven_absent(key);
+                return Progress::Again;
+            }
+            Err(error) => return retry("could not read the lower pod", &error),
+        };
+        let remaining: Vec<String> =
+            pod.metadata.finalizers.iter().flatten().filter(|name| *name != finalizer::RESULT).cloned().collect();
+        let version = pod.metadata.resource_version.as_deref();
+        match requests::set_finalizers(&self.lower.api, &lower_key, uid, version, &remaining).await {
+            Ok(()) => Progress::Awaiting,
+            Err(error) => retry("could not release the lower pod", &error),
+        }
+    }
+
+    /// The whole upper pod: the one we hold, or read again.
+    async fn whole_upper(&self, key: &Key, view: &View) -> Result<Arc<Pod>, Progress> {
+        if let Some(pod) = &view.upper_whole {
+            return Ok(pod.clone());
+        }
+        match requests::read_upper(&self.upper.node, key, &self.settings.node_name).await {
+            Ok(Some(pod)) if pod.metadata.uid == view.upper_uid => Ok(Arc::new(pod)),
+            Ok(Some(pod)) => {
+                self.upper_applied(pod);
+                Err(Progress::Again)
+            }
+            Ok(None) => {
+                self.upper_gone(key, view.upper_uid.as_deref());
+                Err(Progress::Again)
+            }
+            Err(error) => Err(retry("could not read the upper pod", &error)),
+        }
+    }
+
+    /// Tells the user why the pod does not run: an event, and the condition `tensile.dev/Offloaded`.
+    async fn stuck(&self, key: &Key, view: &View, reason: &str, message: &str, lasts: Lasts) -> Progress {
+        let Some(uid) = view.upper_uid.as_deref() else { return Progress::Idle };
+        let subject = PodRef { namespace: &key.namespace, name: &key.name, uid };
+        self.recorder.pod(subject, Severity::Warning, reason, message);
+        info!(reason, message, "the pod cannot be offloaded");
+        if let Err(error) = self.set_offloaded(key, view, false, reason, message).await {
+            warn!(%error, "could not write the condition that says why the pod does not run");
+        }
+        match lasts {
+            Lasts::Final => Progress::Idle,
+            Lasts::Passing | Lasts::UntilMended => Progress::Retry,
+        }
+    }
+
+    pub(super) fn translation(&self) -> translate::Context<'_> {
+        translate::Context { settings: &self.settings, services_env: &[] }
+    }
+}

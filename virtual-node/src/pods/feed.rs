@@ -1,0 +1,167 @@
+//! The two watches that feed the index: pods bound to the virtual node above, all pods below.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use tensile_chassis::{
+    queue::WorkQueue,
+    readiness::Gate,
+    watch::{Event, WatchHealth, WatchOptions, watch},
+};
+use tensile_scheduling::PodFacts;
+use tokio::sync::watch as signal;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    index::{disruption, key_of},
+    sync::Syncer,
+};
+use crate::{capacity::CapacityLedger, contract::PlacementVerdict, names::Key, owner::OwnerMark};
+
+/// Watches the pods of the upper cluster that are bound to the virtual node.
+pub(super) async fn upper(
+    syncer: Arc<Syncer>,
+    queue: WorkQueue<Key>,
+    gate: Gate,
+    synced: signal::Sender<bool>,
+    shutdown: CancellationToken,
+) {
+    // The Node authorizer allows a node to watch pods only with this selector.
+    let options = WatchOptions {
+        field_selector: Some(format!("spec.nodeName={}", syncer.settings.node_name)),
+        ..WatchOptions::named("upper-pods")
+    };
+    let mut events = Box::pin(watch(Api::<Pod>::all(syncer.upper.node.clone()), options, gate));
+    loop {
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some(event) = events.next() => event,
+            else => return,
+        };
+        match event {
+            Event::Restarted => syncer.index.upper_list_began(),
+            Event::Listed(pod) | Event::Applied(pod) => {
+                if let Some(key) = syncer.upper_applied(pod) {
+                    queue.add(key);
+                }
+            }
+            Event::Deleted(pod) => {
+                if let Some(key) = key_of(&pod) {
+                    syncer.upper_gone(&key, pod.metadata.uid.as_deref());
+                    queue.add(key);
+                }
+            }
+            Event::ListDone => {
+                for key in syncer.index.upper_list_done() {
+                    queue.add(key);
+                }
+                info!(pods = syncer.index.len(), "upper pods listed");
+                synced.send_replace(true);
+            }
+            Event::Malformed { namespace, name, error } => {
+                warn!(?namespace, ?name, %error, "an upper pod cannot be read and is left alone; the others go on");
+            }
+        }
+    }
+}
+
+/// Watches all pods of the lower cluster: ours for their status, the others for the room they take.
+pub(super) async fn lower(
+    syncer: Arc<Syncer>,
+    queue: WorkQueue<Key>,
+    ledger: CapacityLedger,
+    gate: Gate,
+    health: WatchHealth,
+    synced: signal::Sender<bool>,
+    shutdown: CancellationToken,
+) {
+    let options = WatchOptions { health: Some(health), ..WatchOptions::named("lower-pods") };
+    let mut events = Box::pin(watch(Api::<Pod>::all(syncer.lower.api.clone()), options, gate));
+    loop {
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some(event) = events.next() => event,
+            else => return,
+        };
+        match event {
+            Event::Restarted => {
+                syncer.index.lower_list_began();
+                ledger.pods_list_began();
+            }
+            Event::Listed(pod) | Event::Applied(pod) => {
+                let mark = syncer.mark_of(&pod);
+                ledger.upsert_pod(PodFacts::of(&pod, mark.is_some()));
+                let Some(mark) = mark else { continue };
+                syncer.note_placement(&pod, &mark);
+                if let Some(key) = syncer.index.lower_applied(pod, mark) {
+                    queue.add(key);
+                }
+            }
+            Event::Deleted(pod) => {
+                if let Some(uid) = pod.metadata.uid.as_deref() {
+                    ledger.remove_pod(uid);
+                }
+                let Some(mark) = syncer.mark_of(&pod) else { continue };
+                syncer.note_placement(&pod, &mark);
+                if let Some(key) = syncer.index.lower_deleted(pod, mark) {
+                    queue.add(key);
+                }
+            }
+            Event::ListDone => {
+                ledger.pods_list_done();
+                for key in syncer.index.lower_list_done() {
+                    queue.add(key);
+                }
+                info!("lower pods listed");
+                synced.send_replace(true);
+            }
+            Event::Malformed { namespace, name, error } => {
+                warn!(?namespace, ?name, %error, "a lower pod cannot be read and is left alone; the others go on");
+            }
+        }
+    }
+}
+
+impl Syncer {
+    /// The owner mark of a lower pod, if it is ours and stands where the mapping says that it stands.
+    fn mark_of(&self, pod: &Pod) -> Option<OwnerMark> {
+        let mark = OwnerMark::read(&pod.metadata).filter(|mark| self.is_ours(mark))?;
+        // A copy of one of our pods (a backup restored into another namespace, say) carries our mark, too.
+        let lower = self.lower_key(&mark.key);
+        (pod.metadata.namespace.as_deref() == Some(lower.namespace.as_str())
+            && pod.metadata.name.as_deref() == Some(lower.name.as_str()))
+        .then_some(mark)
+    }
+
+    /// Tells the contract's readers what the lower scheduler made of a pod.
+    fn note_placement(&self, pod: &Pod, mark: &OwnerMark) {
+        if let Some(verdict) = verdict(pod) {
+            self.placements.record(&mark.uid, verdict);
+        }
+    }
+}
+
+/// What the lower cluster's scheduler, or its disruptions, made of a pod.
+fn verdict(pod: &Pod) -> Option<PlacementVerdict> {
+    use super::index::Disruption;
+    if let Some(disruption) = disruption(pod) {
+        return Some(match disruption {
+            Disruption::Preempted => PlacementVerdict::Preempted,
+            Disruption::Evicted | Disruption::NodeLost => PlacementVerdict::Evicted,
+        });
+    }
+    if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
+        return Some(PlacementVerdict::Bound { node });
+    }
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
+    (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable")).then(|| {
+        PlacementVerdict::Unschedulable {
+            message: scheduled.message.clone().unwrap_or_default(),
+            since: scheduled.last_transition_time.as_ref().map(|time| time.0),
+        }
+    })
+}

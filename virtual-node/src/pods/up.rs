@@ -1,0 +1,150 @@
+//! Steps towards the upper cluster: status, conditions, the end of a pod.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+use tensile_proto::vocabulary::condition;
+use tracing::{debug, info};
+
+use super::{
+    index::View,
+    requests,
+    sync::{Progress, Syncer, retry},
+};
+use crate::{
+    events::{PodRef, Severity},
+    names::Key,
+    translate,
+};
+
+impl Syncer {
+    /// Writes the lower pod's status to the upper pod, if it differs.
+    pub(super) async fn write_status(&self, key: &Key, view: View) -> Progress {
+        let Some(upper_uid) = view.upper_uid.as_deref() else { return Progress::Idle };
+        let Some(lower) = view.lower_pod else {
+            // Only the fact is known that it must be compared again, not the status itself.
+            return self.prove_lower(key).await;
+        };
+        let Some(status) = translate::status_up(view.upper_status.as_deref(), &lower, &self.translation()) else {
+            self.index.lower_status_written(key, &lower);
+            return Progress::Again;
+        };
+        match self.patch_upper_status(key, upper_uid, &status).await {
+            Ok(()) => {
+                self.index.lower_status_written(key, &lower);
+                Progress::Again
+            }
+            Err(error) => retry("could not write the pod's status", &error),
+        }
+    }
+
+    /// The lower cluster took the pod away: its status above becomes final, with the reason.
+    pub(super) async fn fail(&self, key: &Key, view: &View) -> Progress {
+        let Some(upper_uid) = view.upper_uid.as_deref() else { return Progress::Idle };
+        let status = translate::terminal_status(view.upper_status.as_deref(), view.lower_pod.as_deref(), true);
+        match self.patch_upper_status(key, upper_uid, &status).await {
+            Ok(()) => {
+                info!("the lower cluster took the pod away; it is Failed");
+                Progress::Again
+            }
+            Err(error) => retry("could not write the pod's last status", &error),
+        }
+    }
+
+    /// A kubelet's last two writes: the final status, then a delete with grace 0.
+    pub(super) async fn finish(&self, key: &Key, view: &View) -> Progress {
+        let Some(upper_uid) = view.upper_uid.as_deref() else { return Progress::Idle };
+        if !view.upper_status.as_deref().is_some_and(super::index::is_terminal) {
+            let status = translate::terminal_status(view.upper_status.as_deref(), view.lower_pod.as_deref(), false);
+            if let Err(error) = self.patch_upper_status(key, upper_uid, &status).await {
+                return retry("could not write the pod's last status", &error);
+            }
+        }
+        match requests::delete(&self.upper.node, key, upper_uid, Some(0)).await {
+            Ok(()) => Progress::Awaiting,
+            Err(error) => retry("could not finish the pod's deletion", &error),
+        }
+    }
+
+    /// The lower pod was deleted by somebody else: the upper pod follows, so that its controller replaces it.
+    pub(super) async fn delete_upper(&self, key: &Key, view: &View) -> Progress {
+        let Some(upper_uid) = view.upper_uid.as_deref() else { return Progress::Idle };
+        let subject = PodRef { namespace: &key.namespace, name: &key.name, uid: upper_uid };
+        self.recorder.pod(
+            subject,
+            Severity::Warning,
+            "LowerPodDeleted",
+            format!(
+                "pod {} was deleted in lower cluster {} by somebody else; this pod is deleted too, so that its \
+                 controller replaces it",
+                self.lower_key(key),
+                self.settings.cluster_name
+            ),
+        );
+        match requests::delete(&self.upper.node, key, upper_uid, None).await {
+            Ok(()) => Progress::Awaiting,
+            Err(error) => retry("could not delete the pod", &error),
+        }
+    }
+
+    /// The pod runs after all: the condition says so.
+    pub(super) async fn clear_stuck(&self, key: &Key, view: &View) -> Progress {
+        match self.set_offloaded(key, view, true, "Offloaded", "").await {
+            Ok(()) => Progress::Again,
+            Err(error) => retry("could not write the condition tensile.dev/Offloaded", &error),
+        }
+    }
+
+    /// Writes the condition `tensile.dev/Offloaded`, unless it says so already.
+    pub(super) async fn set_offloaded(
+        &self,
+        key: &Key,
+        view: &View,
+        offloaded: bool,
+        reason: &str,
+        message: &str,
+    ) -> Result<(), kube::Error> {
+        let Some(upper_uid) = view.upper_uid.as_deref() else { return Ok(()) };
+        let status = if offloaded { "True" } else { "False" };
+        let before = view
+            .upper_status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten())
+            .find(|before| before.type_ == condition::OFFLOADED);
+        if before.is_some_and(|before| {
+            before.status == status
+                && before.reason.as_deref() == Some(reason)
+                && before.message.as_deref().unwrap_or_default() == message
+        }) {
+            return Ok(());
+        }
+        let since = before
+            .filter(|before| before.status == status)
+            .and_then(|before| before.last_transition_time.clone())
+            .unwrap_or(Time(Timestamp::now()));
+        let patch = json!({ "conditions": [{
+            "type": condition::OFFLOADED,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": since,
+        }]});
+        self.patch_upper_status(key, upper_uid, &patch).await
+    }
+
+    /// Patches the upper pod's status and takes the answer into the index, so that the next comparison is with what the
+    /// API server holds and not with what a watch will tell a moment later.
+    async fn patch_upper_status(&self, key: &Key, upper_uid: &str, status: &Value) -> Result<(), kube::Error> {
+        match requests::patch_status(&self.upper.node, key, upper_uid, status).await? {
+            Some(answer) => {
+                let version = answer.metadata.resource_version.as_deref();
+                self.index.upper_status_written(key, upper_uid, version, answer.status);
+            }
+            None => {
+                debug!("the pod went away before its status was written");
+                self.upper_gone(key, Some(upper_uid));
+            }
+        }
+        Ok(())
+    }
+}
