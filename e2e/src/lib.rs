@@ -1,0 +1,34 @@
+//! Real clusters for tests, the playground and the bench.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use tensile_e2e::{Cluster, KwokNodes};
+//!
+//! let lower = Cluster::builder("lower").nodes(KwokNodes::count(3)).start().await?;
+//! lower.kubectl().args(["get", "nodes"]).status()?;
+//! lower.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything started here is ended again: on `stop`, on drop, and when the process dies in any
+//! way (see [`run`]).
+
+pub mod claim;
+pub mod eventually;
+pub mod process;
+pub mod run;
+pub mod testbed;
+pub mod tools;
+
+pub use eventually::{Seen, eventually};
+pub use process::Supervised;
+pub use testbed::{AuditEntry, Cluster, ClusterBuilder, KwokNodes};
+pub use tools::{Tool, Tools};
+
+/// Chooses the TLS provider for this process; later calls change nothing. Without it the first
+/// use of TLS panics when two providers are compiled in.
+pub fn install_crypto() {
+    // An error means that one is installed, which is what we want.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

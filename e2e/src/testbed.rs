@@ -1,0 +1,17 @@
+//! Real clusters: etcd, API server, controllers and scheduler as processes of this machine, with
+//! KWOK nodes, real nodes, or both.
+
+mod access;
+mod apply;
+mod audit;
+mod builder;
+mod certificates;
+mod cluster;
+mod component;
+mod control_plane;
+mod kwok;
+
+pub use audit::AuditEntry;
+pub use builder::ClusterBuilder;
+pub use cluster::Cluster;
+pub use kwok::{KWOK_ANNOTATION, KwokNodes};

@@ -1,0 +1,424 @@
+//! One running cluster.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::Client;
+use kube::api::{Api, DeleteParams};
+
+use super::access::{certificate_user, client, kubeconfig};
+use super::builder::ClusterBuilder;
+use super::certificates::{Authority, write_private, write_token_key};
+use super::component::Component;
+use super::control_plane::{self, AUDIT_POLICY, Layout};
+use super::{AuditEntry, KwokNodes, audit, kwok};
+use crate::claim::PortClaim;
+use crate::eventually::{Seen, eventually};
+use crate::run::{self, Run};
+use crate::tools::{Tool, Tools};
+
+/// Ready takes 3 to 4 s on an idle machine with 2 cores; this is for a machine that builds meanwhile.
+const READY_DEADLINE: Duration = Duration::from_mins(2);
+
+/// What a component gets between SIGTERM and SIGKILL in an orderly stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// A cluster of real Kubernetes processes. Dropping it ends them and removes its folder.
+pub struct Cluster {
+    wanted: ClusterBuilder,
+    layout: Layout,
+    authority: Authority,
+    ca_pem: String,
+    server_url: String,
+    admin_kubeconfig: PathBuf,
+    client: Client,
+    kubectl: PathBuf,
+    etcd: Component,
+    apiserver: Component,
+    controller_manager: Component,
+    scheduler: Component,
+    kwok: Component,
+    /// How many simulated nodes were ever made: numbers their addresses.
+    kwok_nodes_made: AtomicUsize,
+    _ports: [PortClaim; 3],
+}
+
+impl Cluster {
+    /// Begins the description of a cluster; `name` shows in its folder, its contexts and its logs.
+    pub fn builder(name: &str) -> ClusterBuilder {
+        ClusterBuilder::new(name)
+    }
+
+    pub(crate) async fn start(wanted: ClusterBuilder) -> Result<Self> {
+        let name = wanted.name.clone();
+        let started = Instant::now();
+        let cluster = Self::prepare(wanted).await.with_context(|| format!("preparing the cluster {name}"))?;
+        let result = cluster.start_processes().await;
+        // On an error the drop of `cluster` takes everything down again.
+        result.with_context(|| format!("starting the cluster {name}"))?;
+        tracing::info!(cluster = name, seconds = started.elapsed().as_secs_f64(), "cluster started");
+        Ok(cluster)
+    }
+
+    /// Files, certificates and command lines; nothing runs yet.
+    async fn prepare(wanted: ClusterBuilder) -> Result<Self> {
+        let program = |tool| Tools::get(tool);
+        let etcd = program(Tool::Etcd).await?;
+        let apiserver = program(Tool::KubeApiserver).await?;
+        let controller_manager = program(Tool::KubeControllerManager).await?;
+        let scheduler = program(Tool::KubeScheduler).await?;
+        let kubectl = program(Tool::Kubectl).await?;
+        let kwok = program(Tool::Kwok).await?;
+
+        let dir = Run::current()?.new_dir(&wanted.name)?;
+        let ports = [PortClaim::new()?, PortClaim::new()?, PortClaim::new()?];
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let layout = Layout {
+            pki_dir: dir.join("pki"),
+            dir: dir.clone(),
+            address,
+            apiserver_port: ports[0].port(),
+            etcd_port: ports[1].port(),
+            etcd_peer_port: ports[2].port(),
+            advertise_address: advertise_address(address),
+        };
+        let authority = write_certificates(&layout, &wanted)?;
+        let ca_pem = authority.pair().certificate_pem.clone();
+        let server_url = layout.server_url();
+        for (file, user, groups) in [
+            ("admin", "kubernetes-admin", &["system:masters"][..]),
+            ("controller-manager", "system:kube-controller-manager", &[]),
+            ("scheduler", "system:kube-scheduler", &[]),
+            // system:masters: simulated kubelets must not be throttled by the API server's fairness.
+            ("kwok", "kwok-controller", &["system:masters"]),
+        ] {
+            let pair = authority.client(user, groups)?;
+            let text = kubeconfig(&wanted.name, &server_url, &ca_pem, &certificate_user(&pair));
+            write_private(&dir.join(format!("{file}.kubeconfig")), &text)?;
+        }
+        std::fs::write(dir.join("audit-policy.yaml"), AUDIT_POLICY)?;
+        std::fs::write(dir.join("scheduler.yaml"), control_plane::scheduler_config(&layout, &wanted))?;
+
+        let admin_kubeconfig = dir.join("admin.kubeconfig");
+        let pod_cidr = wanted.pod_cidr.clone().unwrap_or_else(next_pod_cidr);
+        Ok(Self {
+            client: client(&admin_kubeconfig).await?,
+            etcd: Component::new("etcd", control_plane::etcd(&etcd, &layout), &dir),
+            apiserver: Component::new("kube-apiserver", control_plane::apiserver(&apiserver, &layout, &wanted), &dir),
+            controller_manager: Component::new(
+                "kube-controller-manager",
+                control_plane::controller_manager(&controller_manager, &layout, &wanted),
+                &dir,
+            ),
+            scheduler: Component::new("kube-scheduler", control_plane::scheduler(&scheduler, &layout, &wanted), &dir),
+            kwok: Component::new("kwok", kwok::command(&kwok, &dir, &dir.join("kwok.kubeconfig"), &pod_cidr)?, &dir),
+            kwok_nodes_made: AtomicUsize::new(0),
+            wanted,
+            layout,
+            authority,
+            ca_pem,
+            server_url,
+            admin_kubeconfig,
+            kubectl,
+            _ports: ports,
+        })
+    }
+
+    async fn start_processes(&self) -> Result<()> {
+        self.etcd.start()?;
+        self.apiserver.start()?;
+        self.wait_ready().await?;
+        if self.wanted.controller_manager {
+            self.controller_manager.start()?;
+        }
+        if self.wanted.scheduler {
+            self.scheduler.start()?;
+        }
+        if self.wanted.kwok {
+            self.kwok.start()?;
+        }
+        if self.wanted.controller_manager {
+            let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), "default");
+            eventually("the default service account exists", READY_DEADLINE, || async {
+                self.controller_manager.ensure_running()?;
+                Ok(Seen::when(accounts.get_opt("default").await?.is_some(), "no such account"))
+            })
+            .await?;
+        }
+        for nodes in &self.wanted.kwok_nodes {
+            self.add_kwok_nodes(nodes).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the API server answers /readyz, and fails early when it or etcd has ended.
+    async fn wait_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + READY_DEADLINE;
+        loop {
+            self.etcd.ensure_running()?;
+            self.apiserver.ensure_running()?;
+            let answer = self.raw_get("/readyz").await;
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => bail!(
+                    "the API server is not ready after {READY_DEADLINE:?}: {error:#}; its last output:\n{}",
+                    self.apiserver.log_tail(20)
+                ),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn raw_get(&self, path: &str) -> Result<String> {
+        let request = http::Request::get(path).body(Vec::new()).context("building a request")?;
+        let answer = tokio::time::timeout(RAW_GET_TIMEOUT, self.client.request_text(request))
+            .await
+            .with_context(|| format!("GET {path}: no answer in {RAW_GET_TIMEOUT:?}"))?;
+        answer.with_context(|| format!("GET {path}"))
+    }
+
+    /// The name given to [`Self::builder`].
+    pub fn name(&self) -> &str {
+        &self.wanted.name
+    }
+
+    /// A kubeconfig of a cluster administrator.
+    pub fn admin_kubeconfig(&self) -> &Path {
+        &self.admin_kubeconfig
+    }
+
+    /// A client of a cluster administrator, not throttled on either side.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The API server's URL, such as `https://127.0.0.1:20443`.
+    pub fn server_url(&self) -> &str {
+        &self.server_url
+    }
+
+    /// The cluster's CA certificate, PEM.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The cluster's folder: logs (`NAME.log`), kubeconfigs, certificates. Goes with the cluster.
+    pub fn dir(&self) -> &Path {
+        &self.layout.dir
+    }
+
+    /// The address that a virtual node on this machine should publish as its InternalIP, so that
+    /// this cluster's API server reaches it. The API server takes a loopback address for logs and exec;
+    /// only the path `nodes/NAME/proxy` refuses one.
+    pub fn host_address(&self) -> IpAddr {
+        self.layout.address
+    }
+
+    /// `kubectl` with this cluster's administrator, ready for arguments.
+    pub fn kubectl(&self) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.env("KUBECONFIG", &self.admin_kubeconfig).env("KUBECACHEDIR", self.layout.dir.join("kubectl-cache"));
+        command
+    }
+
+    /// The audited requests of users whose name begins with `user_prefix`.
+    pub fn audit_log(&self, user_prefix: &str) -> Result<Vec<AuditEntry>> {
+        audit::read(&self.layout.audit_log(), user_prefix)
+    }
+
+    /// The API server's `/metrics`, in the Prometheus text format.
+    pub async fn metrics(&self) -> Result<String> {
+        self.raw_get("/metrics").await
+    }
+
+    /// Creates simulated nodes and waits until pods can run there. KWOK must be on.
+    pub async fn add_kwok_nodes(&self, nodes: &KwokNodes) -> Result<()> {
+        anyhow::ensure!(
+            self.wanted.kwok,
+            "{}: KWOK does not run in this cluster; call .kwok(true) on its builder",
+            self.wanted.name
+        );
+        let first = self.kwok_nodes_made.fetch_add(nodes.count, Ordering::Relaxed);
+        kwok::add_nodes(&self.client, nodes, first).await
+    }
+
+    /// Deletes the Node object of a simulated node. Its pods are left to the garbage collector.
+    pub async fn delete_kwok_node(&self, name: &str) -> Result<()> {
+        let api: Api<Node> = Api::all(self.client());
+        api.delete(name, &DeleteParams::default()).await.with_context(|| format!("deleting the node {name}"))?;
+        Ok(())
+    }
+
+    /// Ends the API server with SIGKILL. etcd and its data stay.
+    pub fn stop_apiserver(&self) {
+        self.apiserver.kill9();
+    }
+
+    /// Starts the API server again, on the same port, and waits until it is ready.
+    pub async fn start_apiserver(&self) -> Result<()> {
+        self.apiserver.start()?;
+        self.wait_ready().await
+    }
+
+    /// Stops the API server in its tracks (SIGSTOP): connections stay open, nothing is answered.
+    pub fn pause_apiserver(&self) {
+        self.apiserver.pause();
+    }
+
+    /// Ends [`Self::pause_apiserver`].
+    pub fn resume_apiserver(&self) {
+        self.apiserver.resume();
+    }
+
+    /// Ends etcd with SIGKILL; its data stays on disk. The API server runs on and fails.
+    pub fn stop_etcd(&self) {
+        self.etcd.kill9();
+    }
+
+    /// Starts etcd again and waits until the API server is ready.
+    pub async fn start_etcd(&self) -> Result<()> {
+        self.etcd.start()?;
+        self.wait_ready().await
+    }
+
+    /// Ends the controllers.
+    pub fn stop_controller_manager(&self) {
+        self.controller_manager.kill9();
+    }
+
+    /// Starts the controllers again.
+    pub fn start_controller_manager(&self) -> Result<()> {
+        self.controller_manager.start()
+    }
+
+    /// Ends the scheduler.
+    pub fn stop_scheduler(&self) {
+        self.scheduler.kill9();
+    }
+
+    /// Starts the scheduler again.
+    pub fn start_scheduler(&self) -> Result<()> {
+        self.scheduler.start()
+    }
+
+    /// Ends KWOK: all simulated nodes stop sending heartbeats, and their pods stand still.
+    pub fn stop_kwok(&self) {
+        self.kwok.kill9();
+    }
+
+    /// Starts KWOK again. It takes its nodes back once their leases have run out (40 s).
+    pub fn start_kwok(&self) -> Result<()> {
+        self.kwok.start()
+    }
+
+    /// The running API server, for its CPU time and memory.
+    pub fn apiserver_process(&self) -> Option<Arc<crate::process::Supervised>> {
+        self.apiserver.process()
+    }
+
+    /// Ends everything in order and removes the cluster's folder.
+    pub async fn stop(self) {
+        for component in self.components() {
+            component.stop(STOP_GRACE).await;
+        }
+        // The drop finds nothing running and removes the folder.
+    }
+
+    /// In the order in which they are best ended: clients before servers.
+    fn components(&self) -> [&Component; 5] {
+        [&self.kwok, &self.scheduler, &self.controller_manager, &self.apiserver, &self.etcd]
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("name", &self.name())
+            .field("server_url", &self.server_url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `/metrics` of a busy API server takes a second; `/readyz` answers late when etcd is away.
+const RAW_GET_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "tensile-e2e: the logs of cluster {} go with its folder {}; set {}=1 to keep them",
+                self.wanted.name,
+                self.layout.dir.display(),
+                run::KEEP_LOGS_ENV
+            );
+        }
+        // First a signal to all, so that they end side by side.
+        for component in self.components() {
+            component.term();
+        }
+        for component in self.components() {
+            component.forget();
+        }
+        if let Err(error) = run::cleanup(&self.layout.dir) {
+            eprintln!("tensile-e2e: {error:#}");
+        }
+    }
+}
+
+/// Endpoints may not be loopback addresses. On a cluster of simulated nodes nobody dials this one,
+/// which is kept free for documentation (RFC 5737).
+fn advertise_address(address: IpAddr) -> IpAddr {
+    if address.is_loopback() { IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)) } else { address }
+}
+
+/// Each cluster of a process its own /16 of 100.64.0.0/10 (RFC 6598), so that two simulated pods
+/// never share an address. Nothing is routed there.
+fn next_pod_cidr() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    format!("100.{}.0.0/16", 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64)
+}
+
+/// Makes the cluster's CAs and certificates in `LAYOUT/pki` and gives the main CA.
+fn write_certificates(layout: &Layout, wanted: &ClusterBuilder) -> Result<Authority> {
+    let dir = &layout.pki_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let authority = Authority::new(&format!("{}-ca", wanted.name))?;
+    authority.pair().write(dir, "ca")?;
+    let service_ip = first_service_ip(&wanted.service_cidr)?;
+    authority
+        .server(
+            "kube-apiserver",
+            &[
+                "localhost",
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+                "kubernetes.default.svc.cluster.local",
+            ],
+            &[layout.address, layout.advertise_address, IpAddr::V4(Ipv4Addr::LOCALHOST), service_ip],
+        )?
+        .write(dir, "apiserver")?;
+    authority.client("kube-apiserver-kubelet-client", &["system:masters"])?.write(dir, "kubelet-client")?;
+    let front_proxy = Authority::new(&format!("{}-front-proxy-ca", wanted.name))?;
+    front_proxy.pair().write(dir, "front-proxy-ca")?;
+    front_proxy.client("front-proxy-client", &[])?.write(dir, "front-proxy-client")?;
+    write_token_key(dir)?;
+    Ok(authority)
+}
+
+/// The first address of the range, which Kubernetes gives to the Service `kubernetes`.
+fn first_service_ip(cidr: &str) -> Result<IpAddr> {
+    let (base, _) = cidr.split_once('/').with_context(|| format!("the service range {cidr} has no prefix length"))?;
+    let base: Ipv4Addr = base.parse().with_context(|| format!("the service range {cidr} is not IPv4"))?;
+    Ok(IpAddr::V4(Ipv4Addr::from(u32::from(base) + 1)))
+}
