@@ -75,3 +75,158 @@ spec:
     assert_eq!(addresses.len(), 12, "{addresses:?}");
     cluster.stop().await;
 }
+
+/// One cluster for the tests that only need some nodes; each works in its own namespace.
+async fn shared() -> &'static Cluster {
+    static SHARED: tokio::sync::OnceCell<Cluster> = tokio::sync::OnceCell::const_new();
+    SHARED.get_or_init(|| cluster_with_nodes("shared", 2)).await
+}
+
+async fn namespace(cluster: &Cluster, name: &str) -> Api<Pod> {
+    cluster.apply_yaml(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")).await.unwrap();
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(cluster.client(), name);
+    eventually("the namespace has its default service account", SOON, || async {
+        Ok(Seen::when(accounts.get_opt("default").await?.is_some(), "none"))
+    })
+    .await
+    .unwrap();
+    Api::namespaced(cluster.client(), name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_completes_and_another_one_fails_with_its_exit_code() {
+    let cluster = shared().await;
+    let pods = namespace(cluster, "jobs").await;
+    cluster
+        .apply_yaml(
+            "
+apiVersion: batch/v1
+kind: Job
+metadata: {name: good, namespace: jobs}
+spec:
+  completions: 3
+  parallelism: 3
+  template:
+    spec:
+      restartPolicy: OnFailure
+      containers: [{name: main, image: example.test/job:1}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: bad, namespace: jobs}
+spec:
+  backoffLimit: 0
+  template:
+    metadata: {annotations: {tensile.test/run-for: 100ms, tensile.test/exit-code: '7'}}
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: example.test/job:1}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: endless, namespace: jobs}
+spec:
+  template:
+    metadata: {annotations: {tensile.test/run-for: never}}
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: example.test/job:1}]
+",
+        )
+        .await
+        .unwrap();
+    let jobs: Api<Job> = Api::namespaced(cluster.client(), "jobs");
+    eventually("one Job is complete and one has failed", SOON, || async {
+        let condition = |job: &Job, wanted: &str| {
+            job.status
+                .iter()
+                .flat_map(|s| s.conditions.iter().flatten())
+                .any(|c| c.type_ == wanted && c.status == "True")
+        };
+        let (good, bad) = (jobs.get("good").await?, jobs.get("bad").await?);
+        Ok(Seen::when(condition(&good, "Complete") && condition(&bad, "Failed"), (good.status, bad.status)))
+    })
+    .await
+    .unwrap();
+    let failed = pods.list(&ListParams::default().labels("job-name=bad")).await.unwrap().items;
+    let terminated = failed[0].status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0]
+        .state
+        .as_ref()
+        .unwrap()
+        .terminated
+        .clone()
+        .unwrap();
+    assert_eq!(terminated.exit_code, 7);
+    let endless = pods.list(&ListParams::default().labels("job-name=endless")).await.unwrap().items;
+    assert_eq!(endless[0].status.as_ref().unwrap().phase.as_deref(), Some("Running"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_pod_shows_its_containers_terminated_before_it_goes() {
+    let cluster = shared().await;
+    let pods = namespace(cluster, "deletes").await;
+    cluster
+        .apply_yaml("{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: deletes}, spec: {containers: [{name: a, image: x.test/a:1}, {name: b, image: x.test/b:1}]}}")
+        .await
+        .unwrap();
+    eventually("the pod is ready", SOON, || async {
+        let pod = pods.get("p").await?;
+        Ok(Seen::when(pods_ready(std::slice::from_ref(&pod)) == 1, pod.status))
+    })
+    .await
+    .unwrap();
+
+    let version = pods.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let mut watch = pods.watch(&WatchParams::default().timeout(60), &version).await.unwrap().boxed();
+    pods.delete("p", &DeleteParams::default()).await.unwrap();
+    let mut seen_terminated = false;
+    while let Some(event) = watch.try_next().await.unwrap() {
+        match event {
+            WatchEvent::Modified(pod) => {
+                let statuses = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
+                seen_terminated |= statuses.len() == 2
+                    && statuses
+                        .iter()
+                        .all(|s| s.state.as_ref().is_some_and(|s| s.terminated.is_some() && s.running.is_none()));
+            }
+            WatchEvent::Deleted(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(seen_terminated, "the pod went away without terminated containers");
+    assert!(pods.get_opt("p").await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_readiness_gates_is_ready_as_long_as_they_are_true() {
+    let cluster = shared().await;
+    let pods = namespace(cluster, "gates").await;
+    cluster
+        .apply_yaml("{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: gates}, spec: {readinessGates: [{conditionType: tensile.test/gate}], containers: [{name: a, image: x.test/a:1}]}}")
+        .await
+        .unwrap();
+    let condition = |pod: &Pod, wanted: &str| {
+        pod.status
+            .iter()
+            .flat_map(|s| s.conditions.iter().flatten())
+            .find(|c| c.type_ == wanted)
+            .map(|c| c.status.clone())
+    };
+    eventually("the containers are ready and the pod is not", SOON, || async {
+        let pod = pods.get("p").await?;
+        let both = (condition(&pod, "ContainersReady"), condition(&pod, "Ready"));
+        Ok(Seen::when(both == (Some("True".to_owned()), Some("False".to_owned())), both))
+    })
+    .await
+    .unwrap();
+    for wanted in ["True", "False", "True"] {
+        let patch = serde_json::json!({"status": {"conditions": [{"type": "tensile.test/gate", "status": wanted}]}});
+        pods.patch_status("p", &kube::api::PatchParams::default(), &kube::api::Patch::Strategic(&patch)).await.unwrap();
+        eventually("the pod follows its gate", SOON, || async {
+            let pod = pods.get("p").await?;
+            Ok(Seen::when(condition(&pod, "Ready").as_deref() == Some(wanted), pod.status))
+        })
+        .await
+        .unwrap();
+    }
+}

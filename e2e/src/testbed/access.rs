@@ -1,5 +1,6 @@
 //! Accounts of a cluster: kubeconfigs for users and service accounts, certificate requests.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,6 +12,8 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::certificates::{Pair, write_private};
@@ -48,7 +51,7 @@ impl Cluster {
     /// groups. The file lies in the cluster's folder and goes with it.
     pub fn user_kubeconfig(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
         let pair = self.authority().client(user, groups)?;
-        self.write_kubeconfig(user, certificate_user(&pair))
+        self.write_kubeconfig(user, &certificate_user(&pair))
     }
 
     /// A kubeconfig for a service account, with a token of one day. The account must exist.
@@ -65,7 +68,7 @@ impl Cluster {
             .status
             .context("the token request came back without a token")?
             .token;
-        self.write_kubeconfig(&format!("{namespace}-{name}"), json!({ "token": token }))
+        self.write_kubeconfig(&format!("{namespace}-{name}"), &json!({ "token": token }))
     }
 
     /// Approves one CertificateSigningRequest, as an administrator would.
@@ -89,10 +92,10 @@ impl Cluster {
         Ok(approved)
     }
 
-    fn write_kubeconfig(&self, name: &str, user: Value) -> Result<PathBuf> {
+    fn write_kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
         let file: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
         let path = self.dir().join(format!("{file}.kubeconfig"));
-        write_private(&path, &kubeconfig(self.name(), self.server_url(), self.ca_pem(), &user))?;
+        write_private(&path, &kubeconfig(self.name(), self.server_url(), self.ca_pem(), user))?;
         Ok(path)
     }
 }
@@ -116,13 +119,38 @@ async fn approve(api: &Api<CertificateSigningRequest>, mut request: CertificateS
     Ok(())
 }
 
-/// A client for a kubeconfig file.
-pub(crate) async fn client(kubeconfig: &Path) -> Result<kube::Client> {
-    crate::install_crypto();
-    let read =
-        kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("reading {}", kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default())
-        .await
-        .with_context(|| format!("using {}", kubeconfig.display()))?;
-    kube::Client::try_from(config).context("making a Kubernetes client")
+/// Clients of one account, one for each tokio runtime.
+///
+/// A kube client's worker task lives in the runtime that made it, and each `#[tokio::test]` has its
+/// own: a client that outlives its test answers "buffer's worker closed unexpectedly" to the next.
+/// With this, tests share a cluster.
+pub(crate) struct Clients {
+    config: kube::Config,
+    by_runtime: Mutex<HashMap<tokio::runtime::Id, kube::Client>>,
+}
+
+impl Clients {
+    /// For a kubeconfig file.
+    pub(crate) async fn new(path: &Path) -> Result<Self> {
+        crate::install_crypto();
+        let read = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+        let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("using {}", path.display()))?;
+        let clients = Self { config, by_runtime: Mutex::default() };
+        clients.get()?;
+        Ok(clients)
+    }
+
+    /// This runtime's client.
+    pub(crate) fn get(&self) -> Result<kube::Client> {
+        let runtime = tokio::runtime::Handle::try_current().context("a Kubernetes client needs a tokio runtime")?.id();
+        let mut clients = self.by_runtime.lock();
+        if let Some(client) = clients.get(&runtime) {
+            return Ok(client.clone());
+        }
+        let client = kube::Client::try_from(self.config.clone()).context("making a Kubernetes client")?;
+        clients.insert(runtime, client.clone());
+        Ok(client)
+    }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, DeleteParams};
 
-use super::access::{certificate_user, client, kubeconfig};
+use super::access::{Clients, certificate_user, kubeconfig};
 use super::builder::ClusterBuilder;
 use super::certificates::{Authority, write_private, write_token_key};
 use super::component::Component;
@@ -37,7 +37,7 @@ pub struct Cluster {
     ca_pem: String,
     server_url: String,
     admin_kubeconfig: PathBuf,
-    client: Client,
+    clients: Clients,
     kubectl: PathBuf,
     etcd: Component,
     apiserver: Component,
@@ -108,7 +108,7 @@ impl Cluster {
         let admin_kubeconfig = dir.join("admin.kubeconfig");
         let pod_cidr = wanted.pod_cidr.clone().unwrap_or_else(next_pod_cidr);
         Ok(Self {
-            client: client(&admin_kubeconfig).await?,
+            clients: Clients::new(&admin_kubeconfig).await?,
             etcd: Component::new("etcd", control_plane::etcd(&etcd, &layout), &dir),
             apiserver: Component::new("kube-apiserver", control_plane::apiserver(&apiserver, &layout, &wanted), &dir),
             controller_manager: Component::new(
@@ -177,7 +177,7 @@ impl Cluster {
 
     async fn raw_get(&self, path: &str) -> Result<String> {
         let request = http::Request::get(path).body(Vec::new()).context("building a request")?;
-        let answer = tokio::time::timeout(RAW_GET_TIMEOUT, self.client.request_text(request))
+        let answer = tokio::time::timeout(RAW_GET_TIMEOUT, self.client().request_text(request))
             .await
             .with_context(|| format!("GET {path}: no answer in {RAW_GET_TIMEOUT:?}"))?;
         answer.with_context(|| format!("GET {path}"))
@@ -193,9 +193,14 @@ impl Cluster {
         &self.admin_kubeconfig
     }
 
-    /// A client of a cluster administrator, not throttled on either side.
+    /// A client of a cluster administrator, not throttled on either side. The same one for
+    /// each call in one tokio runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, as kube's clients do.
     pub fn client(&self) -> Client {
-        self.client.clone()
+        #[allow(clippy::expect_used)] // the same configuration made a client when the cluster was prepared
+        self.clients.get().expect("a client inside a tokio runtime")
     }
 
     /// The API server's URL, such as `https://127.0.0.1:20443`.
@@ -249,7 +254,7 @@ impl Cluster {
             self.wanted.name
         );
         let first = self.kwok_nodes_made.fetch_add(nodes.count, Ordering::Relaxed);
-        kwok::add_nodes(&self.client, nodes, first).await
+        kwok::add_nodes(&self.client(), nodes, first).await
     }
 
     /// Deletes the Node object of a simulated node. Its pods are left to the garbage collector.
