@@ -6,6 +6,13 @@
 //!        └────── status ────────┘ └──────── watch ───────┘
 //! ```
 
+pub mod capacity;
 pub mod context;
+pub mod events;
+pub mod identity;
+pub mod kubelet;
 pub mod names;
+pub mod needs;
+pub mod node;
 pub mod owner;
+pub mod translate;
