@@ -14,6 +14,8 @@ pub mod label {
     pub const UPPER_UID: &str = "tensile.dev/upper-uid";
     /// On lower objects: the virtual node (its Node name in the upper cluster) that manages them.
     pub const VIRTUAL_NODE: &str = "tensile.dev/virtual-node";
+    /// On lower ConfigMaps and Secrets of ours: what they are for, `copy`, `root-ca` or `token`.
+    pub const NEED: &str = "tensile.dev/need";
     /// On virtual nodes: the name of the lower cluster behind them. Also a topology key for spreading across clusters.
     pub const CLUSTER: &str = "tensile.dev/cluster";
     /// On namespaces and pods of the upper cluster: `enabled` opts in to the webhook.
@@ -38,6 +40,12 @@ pub mod annotation {
     pub const UPPER_ANNOTATIONS: &str = "tensile.dev/upper-annotations";
     /// On lower pods: digest of the updatable fields of the upper pod that were last sent down.
     pub const CARRIED: &str = "tensile.dev/carried";
+    /// On lower token Secrets: the volume of the upper pod whose tokens they hold.
+    pub const TOKEN_VOLUME: &str = "tensile.dev/token-volume";
+    /// On lower token Secrets: when the first of their tokens expires (RFC 3339), so that a restart need not ask for new ones.
+    pub const TOKEN_EXPIRES: &str = "tensile.dev/token-expires";
+    /// On lower token Secrets: when they are due to be refreshed (RFC 3339).
+    pub const TOKEN_REFRESH: &str = "tensile.dev/token-refresh";
     /// On upper pods: `metadata.generation` bookkeeping, `<upper generation>/<lower generation>` at the last update sent down.
     pub const GENERATION: &str = "tensile.dev/generation";
     /// On upper pods: constraints that the webhook moved out of the scheduler's way, restored in the lower cluster.
@@ -50,6 +58,9 @@ pub mod annotation {
     pub const ENDPOINT: &str = "tensile.dev/endpoint";
     /// On virtual nodes: the UID of the lower cluster's `kube-system` namespace.
     pub const LOWER_CLUSTER: &str = "tensile.dev/lower-cluster";
+    /// On virtual nodes: keys of the labels that the virtual-node put there, joined by commas. A label that it no longer
+    /// wants is removed; labels of others stay.
+    pub const NODE_LABELS: &str = "tensile.dev/node-labels";
 }
 
 /// Taints, as keys.
@@ -82,6 +93,8 @@ pub mod foreign {
     pub const PROVIDER_TAINT: &str = "virtual-kubelet.io/provider";
     /// Our value of [`PROVIDER_TAINT`].
     pub const PROVIDER: &str = "tensile";
+    /// The recommended label that names the tool behind an object; ours is [`PROVIDER`].
+    pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
     /// Keeps service controllers of clouds from adding virtual nodes to load balancers.
     pub const EXCLUDE_FROM_LOAD_BALANCERS: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
     /// tensile-kube's opt-in label on pods: `virtual-pod=true`.

@@ -1,0 +1,227 @@
+//! The one snapshot of the lower cluster, and what is published of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Node;
+use parking_lot::Mutex;
+use tensile_scheduling::{PodFacts, Pool, Room, Snapshot};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Shape;
+
+/// Changes within this time become one: a burst of 5,000 pods is some tens of sums over the nodes, not 5,000.
+const COALESCE: Duration = Duration::from_millis(50);
+
+/// Collects what the watches of lower nodes and pods tell. Cheap to clone; clones are the same ledger.
+#[derive(Clone)]
+pub struct CapacityLedger {
+    inner: Arc<Inner>,
+}
+
+/// What a ledger publishes. Both are `None` until nodes and pods have been listed whole once: a sum over half a list
+/// would be a Node that shrinks or overcommits for a moment.
+#[derive(Clone)]
+pub struct Published {
+    /// Sums over the pool's nodes.
+    pub room: watch::Receiver<Option<Arc<Room>>>,
+    /// What of it the Node object shows. It does not change when pods of ours come and go.
+    pub shape: watch::Receiver<Option<Arc<Shape>>>,
+}
+
+struct Inner {
+    snapshot: Mutex<Snapshot>,
+    pool: Pool,
+    changed: Notify,
+    nodes_listed: AtomicBool,
+    pods_listed: AtomicBool,
+    room: watch::Sender<Option<Arc<Room>>>,
+    shape: watch::Sender<Option<Arc<Shape>>>,
+}
+
+impl CapacityLedger {
+    /// An empty ledger of the nodes in `pool`.
+    pub fn new(pool: Pool) -> Self {
+        let inner = Inner {
+            snapshot: Mutex::new(Snapshot::new()),
+            pool,
+            changed: Notify::new(),
+            nodes_listed: AtomicBool::new(false),
+            pods_listed: AtomicBool::new(false),
+            room: watch::Sender::new(None),
+            shape: watch::Sender::new(None),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Where the sums appear.
+    pub fn published(&self) -> Published {
+        Published { room: self.inner.room.subscribe(), shape: self.inner.shape.subscribe() }
+    }
+
+    /// A lower pod as it is now.
+    pub fn upsert_pod(&self, pod: PodFacts) {
+        self.change(|snapshot| snapshot.upsert_pod(pod));
+    }
+
+    /// A lower pod is gone.
+    pub fn remove_pod(&self, uid: &str) {
+        self.change(|snapshot| snapshot.remove_pod(uid));
+    }
+
+    /// All lower pods have been told of once.
+    pub fn pods_listed(&self) {
+        self.inner.pods_listed.store(true, Ordering::Release);
+        self.inner.changed.notify_one();
+    }
+
+    /// A lower node as it is now. One whose quantities cannot be read offers nothing.
+    pub(super) fn upsert_node(&self, node: &Node) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        self.change(|snapshot| {
+            if let Err(error) = snapshot.upsert_node(node) {
+                tracing::warn!(node = name, %error, "a lower node offers nothing: its status cannot be read");
+            }
+        });
+    }
+
+    /// A lower node is gone.
+    pub(super) fn remove_node(&self, name: &str) {
+        self.change(|snapshot| snapshot.remove_node(name));
+    }
+
+    /// All lower nodes have been told of once.
+    pub(super) fn nodes_listed(&self) {
+        self.inner.nodes_listed.store(true, Ordering::Release);
+        self.inner.changed.notify_one();
+    }
+
+    /// Whether nodes and pods have been listed whole once.
+    pub fn synced(&self) -> bool {
+        self.inner.nodes_listed.load(Ordering::Acquire) && self.inner.pods_listed.load(Ordering::Acquire)
+    }
+
+    /// Reads the snapshot, for what [`Room`] does not hold (node classes). Keep it short: watches wait meanwhile.
+    pub fn read<T>(&self, read: impl FnOnce(&Snapshot, &Pool) -> T) -> T {
+        read(&self.inner.snapshot.lock(), &self.inner.pool)
+    }
+
+    /// Publishes sums while they change, until `shutdown`.
+    pub async fn publish(&self, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.publish_forever()).await;
+    }
+
+    async fn publish_forever(&self) {
+        let mut published = None;
+        loop {
+            self.inner.changed.notified().await;
+            tokio::time::sleep(COALESCE).await;
+            if !self.synced() {
+                continue;
+            }
+            let snapshot = self.inner.snapshot.lock();
+            if published == Some(snapshot.revision()) {
+                continue;
+            }
+            published = Some(snapshot.revision());
+            let room = snapshot.room(&self.inner.pool);
+            drop(snapshot);
+            replace_if_other(&self.inner.shape, Shape::from(&room));
+            replace_if_other(&self.inner.room, room);
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut snapshot = self.inner.snapshot.lock();
+        let before = snapshot.revision();
+        change(&mut snapshot);
+        let changed = snapshot.revision() != before;
+        drop(snapshot);
+        if changed {
+            self.inner.changed.notify_one();
+        }
+    }
+}
+
+fn replace_if_other<T: PartialEq>(published: &watch::Sender<Option<Arc<T>>>, now: T) {
+    published.send_if_modified(|before| {
+        if before.as_deref() == Some(&now) {
+            return false;
+        }
+        *before = Some(Arc::new(now));
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, cpu: &str, ready: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}},
+            "status": {
+                "capacity": {"cpu": cpu, "pods": "110"}, "allocatable": {"cpu": cpu, "pods": "110"},
+                "conditions": [{"type": "Ready", "status": ready}],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn pod(uid: &str, node: &str, cpu_millis: i64, ours: bool) -> PodFacts {
+        let requests = [("cpu", cpu_millis), ("pods", 1)].into_iter().collect();
+        PodFacts { uid: uid.into(), node: Some(node.into()), requests, ours, terminated: false }
+    }
+
+    async fn next(shape: &mut watch::Receiver<Option<Arc<Shape>>>) -> Arc<Shape> {
+        shape.changed().await.unwrap();
+        shape.borrow_and_update().clone().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_published_before_nodes_and_pods_are_listed() {
+        let ledger = CapacityLedger::new(Pool::all());
+        let mut published = ledger.published();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn({
+            let (ledger, shutdown) = (ledger.clone(), shutdown.clone());
+            async move { ledger.publish(shutdown).await }
+        });
+        ledger.upsert_node(&node("a", "4", "True"));
+        ledger.nodes_listed();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(published.shape.borrow_and_update().is_none());
+
+        ledger.upsert_pod(pod("p", "a", 500, false));
+        ledger.pods_listed();
+        let shape = next(&mut published.shape).await;
+        assert_eq!(shape.capacity["cpu"].0, "4");
+        assert_eq!(shape.allocatable["cpu"].0, "3500m");
+        assert_eq!(shape.allocatable["pods"].0, "109");
+        assert_eq!(shape.os.as_deref(), Some("linux"));
+
+        // Our own pods are counted by the upper scheduler: the Node does not change for them.
+        ledger.upsert_pod(pod("ours", "a", 1000, true));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!published.shape.has_changed().unwrap());
+        assert!(published.room.has_changed().unwrap());
+
+        // The node goes NotReady: its room is gone, but for what our pod holds there, which the scheduler subtracts.
+        ledger.upsert_node(&node("a", "4", "False"));
+        let shape = next(&mut published.shape).await;
+        assert_eq!(shape.allocatable["cpu"].0, "1");
+        assert_eq!((shape.nodes_ready, shape.nodes_total), (0, 1));
+        shutdown.cancel();
+        task.await.unwrap();
+    }
+}
