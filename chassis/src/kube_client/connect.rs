@@ -1,0 +1,238 @@
+//! From a kube configuration to a connection pool that speaks to its API server with its credentials.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, Uri};
+use hyper::{
+    body::Incoming,
+    rt::{Read, Write},
+};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_util::{
+    client::{
+        legacy::{
+            self,
+            connect::{
+                Connection, HttpConnector,
+                proxy::{SocksV5, Tunnel},
+            },
+        },
+        proxy::matcher::Matcher,
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use kube::{
+    Config,
+    client::{
+        AuthError, Body, ConfigExt,
+        middleware::{AuthLayer, ExtraHeadersLayer},
+    },
+};
+use rustls::ClientConfig;
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+
+use super::BuildError;
+
+/// TCP and TLS together; beyond that an address is as good as dead.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that hangs or vanished is seen after interval + timeout = 20 s.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// For HTTP/1.1, which has no pings: the kernel asks whether the peer's machine is still there.
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const TCP_KEEPALIVE_RETRIES: u32 = 2;
+/// Unused connections are closed before a load balancer forgets them (Azure's do so after 240 s).
+const POOL_IDLE: Duration = Duration::from_secs(90);
+/// What one answer may have on the way unread: a page of 500 pods passes in a few rounds.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What all answers of a connection may have on the way unread: room for 64 readers that do not read at all.
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+
+/// Sends a request relative to the API server, with credentials; no limits, no retries.
+pub(super) type Transport = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
+
+/// Which versions of HTTP are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HttpVersions {
+    Http1,
+    Http2OrHttp1,
+}
+
+/// What all connections of one configuration share: TLS set-up and credentials.
+pub(super) struct Connector {
+    config: Arc<Config>,
+    tls: ClientConfig,
+    auth: Option<AuthLayer>,
+    headers: ExtraHeadersLayer,
+}
+
+impl Connector {
+    pub(super) fn new(config: Arc<Config>) -> Result<Self, BuildError> {
+        let tls = config.rustls_client_config().map_err(explain)?;
+        let auth = config.auth_layer().map_err(explain)?;
+        let headers = config.extra_headers_layer().map_err(explain)?;
+        Ok(Self { config, tls, auth, headers })
+    }
+
+    pub(super) fn default_namespace(&self) -> String {
+        self.config.default_namespace.clone()
+    }
+
+    /// A new pool of connections.
+    pub(super) fn transport(&self, versions: HttpVersions) -> Result<Transport, BuildError> {
+        let tcp = tcp_connector();
+        let Some(proxy) = &self.config.proxy_url else { return self.over(tcp, versions) };
+        let refused = || BuildError::Proxy(without_credentials(proxy));
+        // The matcher separates the proxy's address from the user and password in it.
+        let matcher = Matcher::builder().all(proxy.to_string()).build();
+        let proxied = matcher.intercept(&self.config.cluster_url).ok_or_else(refused)?;
+        match proxy.scheme_str() {
+            Some("http") => {
+                let mut tunnel = Tunnel::new(proxied.uri().clone(), tcp);
+                if let Some(auth) = proxied.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                self.over(tunnel, versions)
+            }
+            Some("https") => {
+                let to_proxy = HttpsConnectorBuilder::new()
+                    .with_tls_config(self.tls.clone())
+                    .https_or_http()
+                    .enable_http1()
+                    .wrap_connector(tcp);
+                let mut tunnel = Tunnel::new(proxied.uri().clone(), to_proxy);
+                if let Some(auth) = proxied.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                self.over(tunnel, versions)
+            }
+            Some("socks5" | "socks5h") => {
+                let mut socks = SocksV5::new(proxied.uri().clone(), tcp);
+                if let Some((user, password)) = proxied.raw_auth() {
+                    socks = socks.with_auth(user.to_owned(), password.to_owned());
+                }
+                self.over(socks, versions)
+            }
+            _ => Err(refused()),
+        }
+    }
+
+    fn over<C>(&self, connector: C, versions: HttpVersions) -> Result<Transport, BuildError>
+    where
+        C: Service<Uri> + Clone + Send + Sync + 'static,
+        C::Response: Connection + Read + Write + Send + Unpin + 'static,
+        C::Future: Send + 'static,
+        C::Error: Into<BoxError>,
+    {
+        let mut builder = HttpsConnectorBuilder::new().with_tls_config(self.tls.clone()).https_or_http();
+        if let Some(name) = &self.config.tls_server_name {
+            let name = name.clone().try_into().map_err(|_| BuildError::ServerName(name.clone()))?;
+            builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+        }
+        let https = match versions {
+            HttpVersions::Http1 => builder.enable_http1().wrap_connector(connector),
+            HttpVersions::Http2OrHttp1 => builder.enable_all_versions().wrap_connector(connector),
+        };
+        let pool: legacy::Client<_, Body> = pool_builder().build(ConnectTimeout { inner: https });
+        let innermost = ServiceBuilder::new().layer(self.headers.clone()).map_err(BoxError::from).service(pool);
+        let base = self.config.base_uri_layer();
+        Ok(match &self.auth {
+            Some(auth) => {
+                let guarded = auth.layer(innermost).map_err(without_plugin_output);
+                BoxCloneSyncService::new(base.layer(guarded))
+            }
+            None => BoxCloneSyncService::new(base.layer(innermost)),
+        })
+    }
+}
+
+fn tcp_connector() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(TCP_KEEPALIVE_IDLE));
+    tcp.set_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
+    tcp
+}
+
+fn pool_builder() -> legacy::Builder {
+    let mut builder = legacy::Client::builder(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder
+}
+
+/// Bounds TCP, proxy and TLS together: `HttpConnector`'s own limit ends with TCP, and a server that hangs in the TLS
+/// handshake would otherwise hold a request for ever.
+#[derive(Clone)]
+struct ConnectTimeout<C> {
+    inner: C,
+}
+
+impl<C> Service<Uri> for ConnectTimeout<C>
+where
+    C: Service<Uri, Error = BoxError>,
+    C::Future: Send + 'static,
+    C::Response: Send,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, destination: Uri) -> Self::Future {
+        let authority = destination.authority().map(ToString::to_string).unwrap_or_default();
+        let connecting = self.inner.call(destination);
+        Box::pin(async move {
+            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(format!("no connection to {authority} within {} s", CONNECT_TIMEOUT.as_secs()).into()),
+            }
+        })
+    }
+}
+
+fn explain(error: kube::Error) -> BuildError {
+    match error {
+        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => {
+            BuildError::ExecPlugin { command: cmd, status: out.status }
+        }
+        other => BuildError::Credentials(other),
+    }
+}
+
+/// A credential plugin's output may hold a token: only its exit status may reach a log.
+fn without_plugin_output(error: BoxError) -> BoxError {
+    match error.downcast::<AuthError>() {
+        Ok(auth) => match *auth {
+            AuthError::AuthExecRun { cmd, out } => {
+                Box::new(BuildError::ExecPlugin { command: cmd, status: out.status })
+            }
+            other => Box::new(other),
+        },
+        Err(other) => other,
+    }
+}
+
+fn without_credentials(proxy: &Uri) -> String {
+    format!("{}://{}", proxy.scheme_str().unwrap_or("?"), proxy.host().unwrap_or("?"))
+}
