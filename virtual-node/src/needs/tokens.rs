@@ -1,0 +1,452 @@
+//! ServiceAccount tokens of the upper cluster, in Secrets below: issued before a pod starts, refreshed while it lives,
+//! deleted when it is gone.
+//!
+//! The virtual node asks under its node identity, so it can get tokens only for pods that are bound to it, and each
+//! token ends with its pod (KEP-1205, NodeRestriction).
+
+use std::{collections::HashMap, time::Duration};
+
+use futures::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+use tensile_chassis::retry::Backoff;
+use tensile_proto::vocabulary::label;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    Missing, PodNeed, Retry,
+    plan::{self, Ownership, Purpose},
+    shared::{RETRY_INITIAL, RETRY_MAX, Shared},
+    token_plan::{self, Issued, Schedule},
+    trouble::{self, Trouble},
+    wording,
+};
+use crate::{events, names::Key, translate::TokenNeed};
+
+/// How often it is looked whether tokens are due. Wall-clock time decides, so a suspended machine catches up.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Refreshes at once: they are never urgent, and must not crowd out the tokens of new pods.
+const REFRESHES_MAX: usize = 8;
+
+/// Deletes at once.
+const DELETES_MAX: usize = 16;
+
+/// The wait after a failed refresh; a kubelet tries at each sync of the pod, about once a minute.
+const REFRESH_RETRY: SignedDuration = SignedDuration::from_secs(30);
+
+/// How often a leftover token is looked at again whose pod still lives below.
+const LEFTOVER_INTERVAL: Duration = Duration::from_mins(5);
+
+/// Failures of one pod that are not told: the Node authorizer lags some milliseconds behind the binding of a pod.
+const QUIET_FAILURES_MAX: u32 = 3;
+
+/// The first wait before a pod whose token failed is looked at again.
+const PENDING_RETRY_INITIAL: Duration = Duration::from_millis(100);
+
+/// A Secret below that holds tokens.
+#[derive(Clone, Debug)]
+struct Written {
+    uid: String,
+    schedule: Schedule,
+}
+
+/// The tokens of one volume.
+#[derive(Clone, Debug)]
+struct Volume {
+    secret: Key,
+    needs: Vec<TokenNeed>,
+    written: Option<Written>,
+}
+
+#[derive(Debug)]
+struct PodTokens {
+    pod: Key,
+    service_account: String,
+    volumes: Vec<Volume>,
+    failures: Backoff,
+}
+
+/// A Secret to delete. With `only_after`, no lower pod of that upper UID may be left.
+#[derive(Debug)]
+struct Deletion {
+    secret: Key,
+    uid: Option<String>,
+    only_after: Option<String>,
+}
+
+/// A token Secret that was found below at start, by its place.
+#[derive(Debug)]
+struct Found {
+    pod_uid: String,
+    written: Written,
+}
+
+/// All tokens below.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    pods: Mutex<HashMap<String, PodTokens>>,
+    found: Mutex<HashMap<Key, Found>>,
+    deletions: mpsc::UnboundedSender<Deletion>,
+    to_delete: Mutex<Option<mpsc::UnboundedReceiver<Deletion>>>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        // Unbounded in form only: there is at most one deletion for each Secret that we made.
+        let (deletions, to_delete) = mpsc::unbounded_channel();
+        Self { pods: Mutex::default(), found: Mutex::default(), deletions, to_delete: Mutex::new(Some(to_delete)) }
+    }
+}
+
+impl Tokens {
+    /// Remembers a token Secret that was found below.
+    pub(super) fn found(&self, secret: Key, pod_uid: String, meta: &ObjectMeta) {
+        let now = Timestamp::now();
+        let schedule = Schedule::read(meta).unwrap_or(Schedule { expires: now, refresh: now });
+        let written = Written { uid: meta.uid.clone().unwrap_or_default(), schedule };
+        self.found.lock().insert(secret, Found { pod_uid, written });
+    }
+
+    /// Has the tokens of a pod kept fresh from now on, without waiting for any.
+    pub(super) fn hold(&self, shared: &Shared, pod: &PodNeed) {
+        if pod.needs.tokens.is_empty() {
+            return;
+        }
+        let mut pods = self.pods.lock();
+        if pods.contains_key(&pod.uid) {
+            return;
+        }
+        let lower_namespace = shared.settings.namespaces.lower(&pod.key.namespace);
+        let mut found = self.found.lock();
+        let volumes = token_plan::by_secret(&pod.needs.tokens)
+            .into_iter()
+            .map(|(secret, needs)| {
+                let secret = Key::new(&lower_namespace, secret);
+                let written = found.remove(&secret).map(|found| found.written);
+                Volume { secret, needs: needs.into_iter().cloned().collect(), written }
+            })
+            .collect();
+        pods.insert(
+            pod.uid.clone(),
+            PodTokens {
+                pod: pod.key.clone(),
+                service_account: account(pod).to_owned(),
+                volumes,
+                failures: Backoff::new(PENDING_RETRY_INITIAL, RETRY_MAX),
+            },
+        );
+    }
+
+    /// Has every token of a pod present and good below.
+    pub(super) async fn ensure(&self, shared: &Shared, pod: &PodNeed) -> Result<(), Missing> {
+        self.hold(shared, pod);
+        let now = Timestamp::now();
+        let missing: Vec<Volume> = match self.pods.lock().get(&pod.uid) {
+            None => return Ok(()),
+            Some(tokens) => tokens
+                .volumes
+                .iter()
+                .filter(|volume| volume.written.as_ref().is_none_or(|written| written.schedule.expires <= now))
+                .cloned()
+                .collect(),
+        };
+        for volume in missing {
+            if let Err(failure) = write(shared, &pod.key, &pod.uid, account(pod), &volume).await {
+                return Err(self.failed(shared, pod, &volume, failure));
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, shared: &Shared, pod: &PodNeed, volume: &Volume, failure: Failure) -> Missing {
+        let name = volume.needs.first().map_or("", |need| need.volume.as_str());
+        let (delay, quiet) = match self.pods.lock().get_mut(&pod.uid) {
+            Some(tokens) => (tokens.failures.next_delay(), tokens.failures.failures() <= QUIET_FAILURES_MAX),
+            None => (RETRY_MAX, true),
+        };
+        let missing = match failure {
+            Failure::Final(why) => return wording::no_token(name, &why, Retry::Final),
+            Failure::Issue(why) => wording::no_token(name, &why, Retry::Waits),
+            Failure::Write(missing) => missing,
+        };
+        // Nothing tells a node that a ServiceAccount appeared, so the pod is looked at again after a while.
+        let (again, key, end) = (shared.ready_again.clone(), pod.key.clone(), shared.end.clone());
+        shared.tasks.spawn(async move {
+            if end.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {
+                let _ = again.send(key);
+            }
+        });
+        Missing { quiet: quiet || missing.quiet, ..missing }
+    }
+
+    fn written(&self, pod_uid: &str, secret: &Key, written: Written) {
+        let mut pods = self.pods.lock();
+        let Some(tokens) = pods.get_mut(pod_uid) else {
+            drop(pods);
+            // The pod was released while its token was on the way.
+            self.delete(Deletion { secret: secret.clone(), uid: Some(written.uid), only_after: None });
+            return;
+        };
+        tokens.failures.reset();
+        if let Some(volume) = tokens.volumes.iter_mut().find(|volume| volume.secret == *secret) {
+            volume.written = Some(written);
+        }
+    }
+
+    /// The pod is gone: its tokens go too.
+    pub(super) fn release(&self, pod_uid: &str) {
+        let Some(tokens) = self.pods.lock().remove(pod_uid) else { return };
+        for volume in tokens.volumes {
+            if let Some(written) = volume.written {
+                self.delete(Deletion { secret: volume.secret, uid: Some(written.uid), only_after: None });
+            }
+        }
+    }
+
+    /// Deletes the Secrets that were found at start and that no pod came to hold.
+    pub(super) fn collect_leftovers(&self) {
+        for (secret, found) in self.found.lock().drain() {
+            self.delete(Deletion { secret, uid: Some(found.written.uid), only_after: Some(found.pod_uid) });
+        }
+    }
+
+    fn delete(&self, deletion: Deletion) {
+        // A closed channel means that the process is shutting down; the next one finds the leftover.
+        let _ = self.deletions.send(deletion);
+    }
+
+    /// Refreshes and deletes until shutdown.
+    pub(super) async fn run(&self, shared: &Shared, shutdown: &CancellationToken) {
+        let to_delete = self.to_delete.lock().take();
+        let deletes = async {
+            let Some(to_delete) = to_delete else { return };
+            tokio_stream::wrappers::UnboundedReceiverStream::new(to_delete)
+                .for_each_concurrent(DELETES_MAX, |deletion| self.delete_one(shared, deletion))
+                .await;
+        };
+        let refreshes = async {
+            let mut tick = tokio::time::interval(TICK);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                if (shared.may_write)() {
+                    self.refresh_due(shared).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = async { tokio::join!(deletes, refreshes); } => {}
+        }
+    }
+
+    async fn refresh_due(&self, shared: &Shared) {
+        let now = Timestamp::now();
+        let due: Vec<(String, Key, String, Volume)> = {
+            let pods = self.pods.lock();
+            pods.iter()
+                .flat_map(|(uid, tokens)| tokens.volumes.iter().map(move |volume| (uid, tokens, volume)))
+                .filter(|(_, _, volume)| volume.written.as_ref().is_some_and(|written| written.schedule.refresh <= now))
+                .map(|(uid, tokens, volume)| {
+                    (uid.clone(), tokens.pod.clone(), tokens.service_account.clone(), volume.clone())
+                })
+                .collect()
+        };
+        futures::stream::iter(due)
+            .for_each_concurrent(REFRESHES_MAX, |(uid, pod, service_account, volume)| async move {
+                match write(shared, &pod, &uid, &service_account, &volume).await {
+                    Ok(()) => debug!(%pod, secret = %volume.secret, "token refreshed"),
+                    Err(failure) => self.refresh_failed(shared, &uid, &pod, &volume, failure),
+                }
+            })
+            .await;
+    }
+
+    fn refresh_failed(&self, shared: &Shared, uid: &str, pod: &Key, volume: &Volume, failure: Failure) {
+        let now = Timestamp::now();
+        let name = volume.needs.first().map_or("", |need| need.volume.as_str());
+        let message = match failure {
+            Failure::Issue(why) | Failure::Final(why) => wording::no_token(name, &why, Retry::Waits).message,
+            Failure::Write(missing) => missing.message,
+        };
+        warn!(%pod, message, "could not refresh a token; it is tried again");
+        let expired = volume.written.as_ref().is_none_or(|written| written.schedule.expires <= now);
+        if expired {
+            let subject = events::PodRef { namespace: &pod.namespace, name: &pod.name, uid };
+            shared.recorder.pod(subject, events::Severity::Warning, "FailedMount", message);
+        }
+        let mut pods = self.pods.lock();
+        let volumes = pods.get_mut(uid).into_iter().flat_map(|tokens| tokens.volumes.iter_mut());
+        for written in volumes.filter(|other| other.secret == volume.secret).filter_map(|other| other.written.as_mut())
+        {
+            written.schedule.refresh = now + REFRESH_RETRY;
+        }
+    }
+
+    async fn delete_one(&self, shared: &Shared, deletion: Deletion) {
+        let mut backoff = Backoff::new(RETRY_INITIAL, RETRY_MAX);
+        loop {
+            if (shared.may_write)() {
+                match try_delete(shared, &deletion).await {
+                    Ok(true) => return,
+                    Ok(false) => {
+                        let again = self.deletions.clone();
+                        shared.tasks.spawn(shared.end.clone().run_until_cancelled_owned(async move {
+                            tokio::time::sleep(LEFTOVER_INTERVAL).await;
+                            let _ = again.send(deletion);
+                        }));
+                        return;
+                    }
+                    Err(error) => {
+                        debug!(secret = %deletion.secret, error = trouble::message(&error), "token not deleted yet");
+                    }
+                }
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+}
+
+/// True when the Secret is gone; false when the pod that it is for still lives below.
+async fn try_delete(shared: &Shared, deletion: &Deletion) -> Result<bool, kube::Error> {
+    let secret = &deletion.secret;
+    if let Some(pod_uid) = &deletion.only_after {
+        let pods: Api<Pod> = Api::namespaced(shared.lower.clone(), &secret.namespace);
+        let params = ListParams::default().labels(&format!("{}={pod_uid}", label::UPPER_UID)).limit(1);
+        if !pods.list_metadata(&params).await?.items.is_empty() {
+            return Ok(false);
+        }
+        info!(%secret, "token of a pod that is gone, left over from an earlier run, is deleted");
+    }
+    let secrets: Api<Secret> = Api::namespaced(shared.lower.clone(), &secret.namespace);
+    let preconditions = Preconditions { uid: deletion.uid.clone(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match secrets.delete(&secret.name, &params).await {
+        Ok(_) => Ok(true),
+        // Not found, or another one than ours has the name by now: either way ours is gone.
+        Err(error) if matches!(Trouble::of(&error), Trouble::Raced | Trouble::NamespaceGone) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// The API server fills the field in; only pods from before that have it empty.
+fn account(pod: &PodNeed) -> &str {
+    if pod.service_account.is_empty() { "default" } else { &pod.service_account }
+}
+
+/// Why a token is not below.
+enum Failure {
+    /// The upper API server did not issue it.
+    Issue(String),
+    /// It never will: the request itself is wrong.
+    Final(String),
+    /// The lower cluster did not take it.
+    Write(Missing),
+}
+
+/// Gets the tokens of one volume and writes them down.
+async fn write(shared: &Shared, pod: &Key, uid: &str, account: &str, volume: &Volume) -> Result<(), Failure> {
+    if !(shared.may_write)() {
+        return Err(Failure::Write(wording::pending("a token")));
+    }
+    let accounts: Api<ServiceAccount> = Api::namespaced(shared.upper.node.clone(), &pod.namespace);
+    let mut tokens: Vec<Issued> = Vec::with_capacity(volume.needs.len());
+    for need in &volume.needs {
+        let request = token_plan::request(need, pod, uid);
+        let answer = accounts
+            .create_token_request(account, &PostParams::default(), &request)
+            .await
+            .map_err(|error| issue_failure(&error))?;
+        let issued = token_plan::issued(need, answer);
+        tokens.push(issued.ok_or_else(|| Failure::Issue("the API server answered without a token".into()))?);
+    }
+    let Some(schedule) = Schedule::of(&tokens, rand::random()) else { return Ok(()) };
+    let name = volume.needs.first().map_or("", |need| need.volume.as_str());
+    let secret =
+        token_plan::secret(&volume.secret, &shared.mark(pod.clone(), uid), name, schedule, token_plan::data(tokens));
+    let uid_below = put(shared, pod, &volume.secret, volume.written.as_ref(), secret).await?;
+    shared.tokens.written(uid, &volume.secret, Written { uid: uid_below, schedule });
+    Ok(())
+}
+
+fn issue_failure(error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 422) => Failure::Final(status.message.clone()),
+        _ => Failure::Issue(trouble::message(error)),
+    }
+}
+
+/// Writes the Secret and returns its UID.
+async fn put(
+    shared: &Shared,
+    pod: &Key,
+    place: &Key,
+    written: Option<&Written>,
+    secret: Secret,
+) -> Result<String, Failure> {
+    let Ok(_permit) = shared.room.acquire().await else {
+        return Err(Failure::Write(wording::pending("a token")));
+    };
+    let api: Api<Secret> = Api::namespaced(shared.lower.clone(), &place.namespace);
+    let refused = |error: &kube::Error| {
+        if Trouble::of(error) == Trouble::NamespaceGone {
+            shared.namespace_changed(&pod.namespace);
+        }
+        Failure::Write(Missing {
+            reason: "FailedToCopy",
+            message: format!(
+                "lower cluster {} does not take the token Secret {place}: {}",
+                shared.settings.cluster_name,
+                trouble::message(error)
+            ),
+            retry: Retry::Waits,
+            quiet: matches!(Trouble::of(error), Trouble::Raced | Trouble::NamespaceGone),
+        })
+    };
+    if let Some(written) = written {
+        // One request, good only for the Secret that we made: a UID in a patch is a precondition.
+        let patch = Patch::Merge(json!({
+            "metadata": { "uid": written.uid, "annotations": secret.metadata.annotations },
+            "data": secret.data,
+        }));
+        match api.patch_metadata(&place.name, &PatchParams::default(), &patch).await {
+            Ok(found) => return Ok(found.metadata.uid.unwrap_or_default()),
+            // Somebody deleted it: it is made anew.
+            Err(error) if Trouble::of(&error) == Trouble::Raced => {}
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+    match api.create(&PostParams::default(), &secret).await {
+        Ok(created) => return Ok(created.metadata.uid.unwrap_or_default()),
+        Err(error) if Trouble::of(&error) == Trouble::Raced => {}
+        Err(error) => return Err(refused(&error)),
+    }
+    // It is there: from an earlier try whose answer was lost, or from somebody else.
+    let found = api.get_metadata(&place.name).await.map_err(|error| refused(&error))?;
+    let Some(mark) = crate::owner::OwnerMark::read(&secret.metadata) else { return Ok(String::new()) };
+    if plan::ownership(&found.metadata, &mark, Purpose::Token) != Ownership::Ours {
+        return Err(Failure::Write(Missing {
+            reason: "NameConflict",
+            message: format!(
+                "lower cluster {} has a Secret {place} that is not ours to touch, where a token is to be: delete it \
+                 (kubectl delete secret {} -n {})",
+                shared.settings.cluster_name, place.name, place.namespace
+            ),
+            retry: Retry::Waits,
+            quiet: false,
+        }));
+    }
+    let mut secret = secret;
+    secret.metadata.resource_version.clone_from(&found.metadata.resource_version);
+    let replaced = api.replace(&place.name, &PostParams::default(), &secret).await.map_err(|error| refused(&error))?;
+    Ok(replaced.metadata.uid.unwrap_or_default())
+}
