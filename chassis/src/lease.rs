@@ -199,7 +199,7 @@ impl LeaseElection {
         *last_term = seen.as_ref().map_or(*last_term, |seen| seen.term().max(*last_term));
         let (lease, term) = match next_step(seen.as_ref(), *last_term, &self.identity, leads, now) {
             Step::Wait { leader } => {
-                self.stand_by(leader);
+                self.stand_by(leader.as_deref());
                 return Ok(());
             }
             Step::Create { term } => {
@@ -225,7 +225,7 @@ impl LeaseElection {
                 let lease = self.api.get_opt(&self.name).await?;
                 *seen = lease.map(|lease| Observed::look(lease, seen.take().as_ref(), Instant::now()));
                 if let Some(other) = seen.as_ref().and_then(|seen| seen.other_holder(&self.identity)) {
-                    self.stand_by(Some(other));
+                    self.stand_by(Some(&other));
                 }
                 Ok(())
             }
@@ -249,10 +249,10 @@ impl LeaseElection {
         });
     }
 
-    fn stand_by(&self, leader: Option<String>) {
+    fn stand_by(&self, leader: Option<&str>) {
         self.fence.revoke();
         self.leadership.send_if_modified(|leadership| {
-            let now = Leadership::Standby { leader: leader.clone() };
+            let now = Leadership::Standby { leader: leader.map(str::to_owned) };
             if *leadership == now {
                 return false;
             }
@@ -269,8 +269,8 @@ impl LeaseElection {
     fn step_down_if_overdue(&self) {
         let Leadership::Leader { valid_until, .. } = *self.leadership.borrow() else { return };
         // `valid_until` lies `validity` after the last renewal began.
-        let give_up_at = valid_until - (validity(self.args.duration) - self.args.renew);
-        if Instant::now() >= give_up_at {
+        let left = valid_until.saturating_duration_since(Instant::now());
+        if left + self.args.renew <= validity(self.args.duration) {
             self.stand_by(None);
         }
     }
@@ -327,7 +327,7 @@ impl fmt::Debug for LeaseElection {
 
 /// How long one renewal is good for.
 fn validity(duration: Duration) -> Duration {
-    duration - duration / MARGIN_SHARE
+    duration.saturating_sub(duration / MARGIN_SHARE)
 }
 
 #[cfg(test)]

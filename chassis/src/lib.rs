@@ -26,5 +26,7 @@ pub mod readiness;
 pub mod retry;
 pub mod shutdown;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tls;
 pub mod watch;

@@ -25,7 +25,7 @@ use crate::retry::Backoff;
 /// client-go's first retry delay.
 const RETRY_INITIAL: Duration = Duration::from_millis(5);
 /// client-go waits up to 1000 s; a pod must not be forgotten for a quarter of an hour.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_mins(1);
 /// Seconds of one run.
 const BUCKETS: [f64; 9] = [0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
 

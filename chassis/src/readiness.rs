@@ -144,9 +144,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_gate_that_is_not_touched_closes_by_itself_and_a_touch_opens_it() {
         let readiness = Readiness::new();
-        let gate = readiness.gate_with_max_age("lower-pods", Duration::from_secs(60));
+        let gate = readiness.gate_with_max_age("lower-pods", Duration::from_mins(1));
         gate.set_ready();
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(readiness.check(), Ok(()));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(readiness.check().unwrap_err(), ["lower-pods: no sign of life for 61 s (limit 60 s)"]);
@@ -157,7 +157,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_touch_does_not_open_a_gate_that_was_closed_for_a_reason() {
         let readiness = Readiness::new();
-        let gate = readiness.gate_with_max_age("lower-pods", Duration::from_secs(60));
+        let gate = readiness.gate_with_max_age("lower-pods", Duration::from_mins(1));
         gate.set_unready("away");
         gate.touch();
         assert!(!gate.is_ready());

@@ -66,7 +66,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(bucket.turn().await, Duration::ZERO);
         }
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         let waits: Vec<u128> =
             [bucket.turn().await, bucket.turn().await, bucket.turn().await].map(|w| w.as_millis()).to_vec();
         assert_eq!(waits, [0, 0, 100]);

@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_server_may_not_ask_for_ever() {
-        let failure = Failure::Status(StatusCode::TOO_MANY_REQUESTS, Some(Duration::from_secs(86_400)));
+        let failure = Failure::Status(StatusCode::TOO_MANY_REQUESTS, Some(Duration::from_hours(24)));
         assert_eq!(judge(&Method::GET, PODS, failure), Verdict::Retry(Some(RETRY_AFTER_MAX), "429"));
     }
 

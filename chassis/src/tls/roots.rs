@@ -154,7 +154,7 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    pub(super) fn new(roots: Arc<TrustRoots>, mandatory: bool) -> Arc<dyn ClientCertVerifier> {
+    pub(super) fn new(roots: Arc<TrustRoots>, mandatory: bool) -> Arc<Self> {
         Arc::new(Self { roots, mandatory })
     }
 
@@ -212,7 +212,7 @@ pub(super) struct ServerVerifier {
 }
 
 impl ServerVerifier {
-    pub(super) fn new(roots: Arc<TrustRoots>) -> Arc<dyn ServerCertVerifier> {
+    pub(super) fn new(roots: Arc<TrustRoots>) -> Arc<Self> {
         Arc::new(Self { roots })
     }
 

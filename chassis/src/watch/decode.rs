@@ -97,12 +97,11 @@ where
     K: Resource + DeserializeOwned,
 {
     blank_out(text, Shape::List);
-    let (metadata, items) = match serde_json::from_slice::<RawPage<K>>(text) {
-        Ok(whole) => (whole.metadata, whole.items.unwrap_or_default().into_iter().map(Received::Object).collect()),
-        Err(_) => {
-            let raw: RawPage<&RawValue> = serde_json::from_slice(text).map_err(|error| without_values(&error))?;
-            (raw.metadata, raw.items.unwrap_or_default().into_iter().map(apart).collect())
-        }
+    let (metadata, items) = if let Ok(whole) = serde_json::from_slice::<RawPage<K>>(text) {
+        (whole.metadata, whole.items.unwrap_or_default().into_iter().map(Received::Object).collect())
+    } else {
+        let raw: RawPage<&RawValue> = serde_json::from_slice(text).map_err(|error| without_values(&error))?;
+        (raw.metadata, raw.items.unwrap_or_default().into_iter().map(apart).collect())
     };
     let next = metadata.continue_.filter(|token| !token.is_empty());
     Ok(Page { items, resource_version: metadata.resource_version, next })

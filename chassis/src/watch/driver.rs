@@ -112,18 +112,17 @@ where
             self.count(&event);
             self.ready.push_back(event);
         }
-        self.state = match page.next {
-            Some(next) => State::Listing { next: Some(next), begun: true },
-            None => {
-                let missing = || Trouble::new(FailureReason::Undecodable, "the list has no resourceVersion");
-                let version = page.resource_version.ok_or_else(missing)?;
-                self.backoff.reset();
-                self.refused_watches = 0;
-                self.ready.push_back(Event::ListDone);
-                self.gate.set_ready();
-                State::Listed { version }
-            }
-        };
+        if page.next.is_some() {
+            self.state = State::Listing { next: page.next, begun: true };
+            return Ok(());
+        }
+        let missing = || Trouble::new(FailureReason::Undecodable, "the list has no resourceVersion");
+        let version = page.resource_version.ok_or_else(missing)?;
+        self.backoff.reset();
+        self.refused_watches = 0;
+        self.ready.push_back(Event::ListDone);
+        self.gate.set_ready();
+        self.state = State::Listed { version };
         Ok(())
     }
 
