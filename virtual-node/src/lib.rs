@@ -6,8 +6,10 @@
 //!        └────── status ────────┘ └──────── watch ───────┘
 //! ```
 
+mod args;
 pub mod capacity;
 pub mod context;
+pub mod contract;
 pub mod events;
 pub mod identity;
 pub mod kubelet;
@@ -15,4 +17,7 @@ pub mod names;
 pub mod needs;
 pub mod node;
 pub mod owner;
+pub mod pods;
 pub mod translate;
+
+pub use args::Args;
