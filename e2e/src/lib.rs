@@ -23,7 +23,7 @@ pub mod tools;
 
 pub use eventually::{Seen, eventually};
 pub use process::Supervised;
-pub use testbed::{AuditEntry, Cluster, ClusterBuilder, KwokNodes};
+pub use testbed::{AuditEntry, Cluster, ClusterBuilder, ImageArchive, KwokNodes, RealNodes, SHELL_IMAGE};
 pub use tools::{Tool, Tools};
 
 /// Chooses the TLS provider for this process; later calls change nothing. Without it the first

@@ -10,8 +10,10 @@ mod cluster;
 mod component;
 mod control_plane;
 mod kwok;
+mod real_nodes;
 
 pub use audit::AuditEntry;
 pub use builder::ClusterBuilder;
 pub use cluster::Cluster;
 pub use kwok::{KWOK_ANNOTATION, KwokNodes};
+pub use real_nodes::{ImageArchive, RealNodes, SHELL_IMAGE};

@@ -11,7 +11,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, ResourceExt};
-use tensile_e2e::{Cluster, KwokNodes, Seen, Tool, Tools, eventually};
+use tensile_e2e::{Cluster, KwokNodes, RealNodes, SHELL_IMAGE, Seen, Tool, Tools, eventually};
 
 /// The time limit for what takes a second or two on an idle machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -229,4 +229,83 @@ async fn a_pod_with_readiness_gates_is_ready_as_long_as_they_are_true() {
         .await
         .unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_node_runs_a_shell_pod_whose_logs_and_exit_codes_can_be_read() {
+    if let Err(reason) = RealNodes::available() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    for tool in Tool::ALL {
+        Tools::get(tool).await.unwrap();
+    }
+    let started = Instant::now();
+    let cluster = Cluster::builder("real").real_nodes(2).verify_kubelets(true).start().await.unwrap();
+    eprintln!("a cluster with 2 real nodes started in {:.1} s", started.elapsed().as_secs_f64());
+    // One pod on each node; the first serves, the second fetches from it by address and by Service.
+    cluster
+        .apply_yaml(&format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: web, labels: {{app: web}}}}
+spec:
+  nodeName: real-0
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: web
+    image: {SHELL_IMAGE}
+    command: [sh, -c, 'mkdir /www && echo hello from web >/www/index.html && echo serving && exec httpd -f -p 8080 -h /www']
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client}}
+spec:
+  nodeName: real-1
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {{name: client, image: {SHELL_IMAGE}, command: [sleep, '3600']}}
+"
+        ))
+        .await
+        .unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    eventually("both pods are ready", SOON, || async {
+        let listed = pods.list(&ListParams::default()).await?.items;
+        Ok(Seen::when(pods_ready(&listed) == 2, listed.into_iter().map(|pod| pod.status).collect::<Vec<_>>()))
+    })
+    .await
+    .unwrap();
+    let kubectl = |arguments: &[&str]| {
+        let output = cluster.kubectl().args(arguments).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    assert_eq!(kubectl(&["logs", "web"]), (Some(0), "serving\n".to_owned()));
+    assert_eq!(kubectl(&["exec", "client", "--", "sh", "-c", "exit 7"]).0, Some(7));
+    let address = pods.get("web").await.unwrap().status.unwrap().pod_ip.unwrap();
+    let by_address = format!("http://{address}:8080/");
+    assert_eq!(
+        kubectl(&["exec", "client", "--", "wget", "-qO-", &by_address]),
+        (Some(0), "hello from web\n".to_owned())
+    );
+    let services: Api<k8s_openapi::api::core::v1::Service> = Api::default_namespaced(cluster.client());
+    let service = services.get("web").await.unwrap().spec.unwrap().cluster_ip.unwrap();
+    // Not `wget -T`: Debian's static busybox dies of it with a segmentation fault.
+    let by_service = format!("http://{service}/");
+    eventually("the Service leads to the pod", SOON, || async {
+        let answer = kubectl(&["exec", "client", "--", "timeout", "2", "wget", "-qO-", &by_service]);
+        Ok(Seen::when(answer == (Some(0), "hello from web\n".to_owned()), answer))
+    })
+    .await
+    .unwrap();
+    cluster.stop().await;
 }

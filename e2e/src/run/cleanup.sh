@@ -52,6 +52,15 @@ for mount in $(awk -v dir="$dir/" 'index($5, dir) == 1 { print $5 }' /proc/self/
     umount -l "$mount" 2>/dev/null
 done
 
+# containerd's shims and the kubelet leave these outside of our folder.
+find "$dir" -path '*/containerd/state/*' -name address -type f 2>/dev/null | while read -r file; do
+    { read -r address <"$file" || [ -n "$address" ]; } 2>/dev/null
+    case $address in
+    unix:///run/containerd/s/*) rm -f "${address#unix://}" ;;
+    esac
+done
+[ -d /var/log/containers ] && find /var/log/containers -type l -lname "$dir/*" -delete
+
 for record in $(records netns); do
     ip netns del "${record##*/}" 2>/dev/null
 done

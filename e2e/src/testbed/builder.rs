@@ -70,7 +70,7 @@ impl ClusterBuilder {
     }
 
     /// How many real nodes, with a kubelet and containers (0 by default). Needs what
-    /// `RealNodes::available` looks for.
+    /// [`crate::RealNodes::available`] looks for.
     #[must_use]
     pub fn real_nodes(mut self, count: usize) -> Self {
         self.real_nodes = count;

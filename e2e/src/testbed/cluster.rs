@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, DeleteParams};
+use parking_lot::Mutex;
 
 use super::access::{Clients, certificate_user, kubeconfig};
 use super::builder::ClusterBuilder;
 use super::certificates::{Authority, write_private, write_token_key};
 use super::component::Component;
 use super::control_plane::{self, AUDIT_POLICY, Layout};
-use super::{AuditEntry, KwokNodes, audit, kwok};
+use super::real_nodes::{Network, NodeWanted, RealNode};
+use super::{AuditEntry, KwokNodes, RealNodes, audit, kwok};
 use crate::claim::PortClaim;
 use crate::eventually::{Seen, eventually};
 use crate::run::{self, Run};
@@ -44,6 +46,7 @@ pub struct Cluster {
     controller_manager: Component,
     scheduler: Component,
     kwok: Component,
+    real_nodes: Mutex<Vec<RealNode>>,
     /// How many simulated nodes were ever made: numbers their addresses.
     kwok_nodes_made: AtomicUsize,
     _ports: [PortClaim; 3],
@@ -78,7 +81,12 @@ impl Cluster {
 
         let dir = Run::current()?.new_dir(&wanted.name)?;
         let ports = [PortClaim::new()?, PortClaim::new()?, PortClaim::new()?];
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let address = if wanted.on_bridge || wanted.real_nodes > 0 {
+            RealNodes::available().map_err(|reason| anyhow!("real nodes cannot run here: {reason}"))?;
+            IpAddr::V4(Network::shared()?.host_address())
+        } else {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        };
         let layout = Layout {
             pki_dir: dir.join("pki"),
             dir: dir.clone(),
@@ -118,6 +126,7 @@ impl Cluster {
             ),
             scheduler: Component::new("kube-scheduler", control_plane::scheduler(&scheduler, &layout, &wanted), &dir),
             kwok: Component::new("kwok", kwok::command(&kwok, &dir, &dir.join("kwok.kubeconfig"), &pod_cidr)?, &dir),
+            real_nodes: Mutex::default(),
             kwok_nodes_made: AtomicUsize::new(0),
             wanted,
             layout,
@@ -154,6 +163,30 @@ impl Cluster {
         for nodes in &self.wanted.kwok_nodes {
             self.add_kwok_nodes(nodes).await?;
         }
+        self.start_real_nodes().await
+    }
+
+    async fn start_real_nodes(&self) -> Result<()> {
+        let mut nodes = Vec::new();
+        for number in 0..self.wanted.real_nodes {
+            let node = RealNode::start(NodeWanted {
+                name: format!("real-{number}"),
+                cluster_dir: self.dir(),
+                cluster: self.name(),
+                pki_dir: &self.layout.pki_dir,
+                authority: &self.authority,
+                server_url: &self.server_url,
+                ca_pem: &self.ca_pem,
+                service_cidr: &self.wanted.service_cidr,
+            })
+            .await?;
+            nodes.push(node);
+        }
+        // They become Ready side by side.
+        for node in &nodes {
+            node.wait_ready(&self.client()).await?;
+        }
+        *self.real_nodes.lock() = nodes;
         Ok(())
     }
 
@@ -264,6 +297,38 @@ impl Cluster {
         Ok(())
     }
 
+    /// The names of the real nodes.
+    pub fn real_node_names(&self) -> Vec<String> {
+        self.real_nodes.lock().iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// Makes an image (see [`super::ImageArchive`]) known to every real node of this cluster.
+    pub fn load_image(&self, archive: &Path) -> Result<()> {
+        self.real_nodes.lock().iter().try_for_each(|node| node.load_image(archive))
+    }
+
+    /// Ends a real node's kubelet with SIGKILL; its containers run on.
+    pub fn stop_kubelet(&self, node: &str) -> Result<()> {
+        self.with_real_node(node, |node| {
+            node.kubelet.kill9();
+            Ok(())
+        })
+    }
+
+    /// Starts a real node's kubelet again.
+    pub fn start_kubelet(&self, node: &str) -> Result<()> {
+        self.with_real_node(node, |node| node.kubelet.start())
+    }
+
+    fn with_real_node(&self, name: &str, act: impl FnOnce(&RealNode) -> Result<()>) -> Result<()> {
+        let nodes = self.real_nodes.lock();
+        let node = nodes
+            .iter()
+            .find(|node| node.name == name)
+            .with_context(|| format!("{} has no real node {name}", self.wanted.name))?;
+        act(node)
+    }
+
     /// Ends the API server with SIGKILL. etcd and its data stay.
     pub fn stop_apiserver(&self) {
         self.apiserver.kill9();
@@ -333,6 +398,13 @@ impl Cluster {
 
     /// Ends everything in order and removes the cluster's folder.
     pub async fn stop(self) {
+        let nodes = std::mem::take(&mut *self.real_nodes.lock());
+        for node in &nodes {
+            for component in node.components() {
+                component.stop(STOP_GRACE).await;
+            }
+        }
+        drop(nodes);
         for component in self.components() {
             component.stop(STOP_GRACE).await;
         }
@@ -367,6 +439,7 @@ impl Drop for Cluster {
                 run::KEEP_LOGS_ENV
             );
         }
+        self.real_nodes.lock().clear();
         // First a signal to all, so that they end side by side.
         for component in self.components() {
             component.term();

@@ -101,6 +101,9 @@ pub(crate) fn apiserver(program: &PathBuf, layout: &Layout, wanted: &ClusterBuil
             .arg(format!("--audit-policy-file={}", layout.file("audit-policy.yaml")))
             .arg(format!("--audit-log-path={}", layout.audit_log().display()));
     }
+    if wanted.verify_kubelets {
+        command.arg(format!("--kubelet-certificate-authority={}", layout.pki("ca.crt")));
+    }
     if let Some(seconds) = wanted.default_toleration_seconds {
         command
             .arg(format!("--default-not-ready-toleration-seconds={seconds}"))
