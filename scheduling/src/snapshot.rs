@@ -120,6 +120,15 @@ impl Snapshot {
         self.remove(&Uid::new(uid));
     }
 
+    /// Forgets all pods but those with these UIDs: what a new list does not hold is gone.
+    pub fn retain_pods(&mut self, listed: &HashSet<String>) {
+        let listed: HashSet<Uid> = listed.iter().map(|uid| Uid::new(uid)).collect();
+        let gone: Vec<Uid> = self.places.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+        for uid in gone {
+            self.remove(&uid);
+        }
+    }
+
     /// How many unfinished pods are known.
     pub fn pods(&self) -> usize {
         self.places.len()

@@ -7,6 +7,7 @@
 //! ```
 
 mod args;
+mod bootstrap;
 pub mod capacity;
 pub mod context;
 pub mod contract;
@@ -18,6 +19,8 @@ pub mod needs;
 pub mod node;
 pub mod owner;
 pub mod pods;
+mod run;
 pub mod translate;
 
 pub use args::Args;
+pub use run::run;

@@ -1,3 +1,23 @@
 //! The `virtual-node` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use tensile_virtual_node::{Args, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tensile_chassis::tls::install_crypto_provider();
+    let args = Args::parse();
+    if let Err(error) = args.init_log() {
+        eprintln!("virtual-node: {error}");
+        return ExitCode::FAILURE;
+    }
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

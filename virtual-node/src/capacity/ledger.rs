@@ -1,6 +1,7 @@
 //! The one snapshot of the lower cluster, and what is published of it.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -73,6 +74,11 @@ impl CapacityLedger {
     /// A lower pod is gone.
     pub fn remove_pod(&self, uid: &str) {
         self.change(|snapshot| snapshot.remove_pod(uid));
+    }
+
+    /// Only pods with these UIDs are there: a new list after a gap in the watch.
+    pub fn retain_pods(&self, listed: &HashSet<String>) {
+        self.change(|snapshot| snapshot.retain_pods(listed));
     }
 
     /// All lower pods have been told of once.

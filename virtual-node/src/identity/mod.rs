@@ -76,12 +76,22 @@ pub struct IdentityContext {
     pub account: kube::Client,
     /// Makes the node identity's client, at the start and after each renewal.
     pub build: ClientBuilder,
+    /// How many clients with a connection of their own are wanted besides.
+    pub watch_clients: usize,
+}
+
+impl IdentityContext {
+    fn extra_clients(&self, config: &kube::Config) -> Result<Vec<kube::Client>, BuildError> {
+        (0..self.watch_clients).map(|_| (self.build)(config.clone())).collect()
+    }
 }
 
 /// The node's identity, ready to use.
 pub struct NodeIdentity {
     /// Acts as the node. Stays valid across renewals: clone it freely.
     pub client: kube::Client,
+    /// The same identity, each on a connection of its own, for the many watches of single objects.
+    pub watch_clients: Vec<kube::Client>,
     renewal: Option<Renewal>,
 }
 
@@ -123,13 +133,15 @@ pub async fn obtain(args: &IdentityArgs, context: IdentityContext) -> Result<Nod
             tracing::warn!(
                 "acting with the ServiceAccount alone: the Node authorizer does not bound what this process may see"
             );
-            Ok(NodeIdentity { client: context.account, renewal: None })
+            let watch_clients = context.extra_clients(&context.account_config).map_err(IdentityError::Client)?;
+            Ok(NodeIdentity { client: context.account, watch_clients, renewal: None })
         }
         IdentityMode::Kubeconfig => {
             let path = args.kubeconfig.as_deref().ok_or(IdentityError::NoKubeconfig)?;
             let config = load_config(Some(path), None).await.map_err(IdentityError::Kubeconfig)?;
+            let watch_clients = context.extra_clients(&config).map_err(IdentityError::Client)?;
             let client = (context.build)(config).map_err(IdentityError::Client)?;
-            Ok(NodeIdentity { client, renewal: None })
+            Ok(NodeIdentity { client, watch_clients, renewal: None })
         }
         IdentityMode::Csr => by_certificate(args, context).await,
     }
@@ -141,10 +153,12 @@ async fn by_certificate(args: &IdentityArgs, context: IdentityContext) -> Result
     let requester = Requester::new(store, context.node_name.clone(), args.expiration_seconds);
     let credential = requester.first(&context.account).await?;
     let config = config_with(&context.account_config, &credential);
-    let client = (context.build)(config).map_err(IdentityError::Client)?;
-    let (client, rotator) = rotating_client(client);
-    let renewal = Renewal::new(requester, context, credential, rotator);
-    Ok(NodeIdentity { client, renewal: Some(renewal) })
+    let (watch_clients, mut rotators): (Vec<_>, Vec<_>) =
+        context.extra_clients(&config).map_err(IdentityError::Client)?.into_iter().map(rotating_client).unzip();
+    let (client, rotator) = rotating_client((context.build)(config).map_err(IdentityError::Client)?);
+    rotators.push(rotator);
+    let renewal = Renewal::new(requester, context, credential, rotators);
+    Ok(NodeIdentity { client, watch_clients, renewal: Some(renewal) })
 }
 
 /// The account's way to the API server with the node's certificate in place of the account's own credential.

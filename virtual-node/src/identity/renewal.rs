@@ -27,12 +27,12 @@ pub struct Renewal {
     requester: Requester,
     context: IdentityContext,
     present: Credential,
-    rotator: Rotator,
+    rotators: Vec<Rotator>,
 }
 
 impl Renewal {
-    pub(super) fn new(requester: Requester, context: IdentityContext, first: Credential, rotator: Rotator) -> Self {
-        Self { requester, context, present: first, rotator }
+    pub(super) fn new(requester: Requester, context: IdentityContext, first: Credential, rotators: Vec<Rotator>) -> Self {
+        Self { requester, context, present: first, rotators }
     }
 
     /// Renews until `shutdown`.
@@ -59,7 +59,10 @@ impl Renewal {
     async fn renew(&mut self) -> Result<(), super::IdentityError> {
         let asker = self.asker()?;
         let next = self.requester.next(&asker, &self.present).await?;
-        self.rotator.replace(self.client_with(&next)?);
+        let fresh: Vec<_> = self.rotators.iter().map(|_| self.client_with(&next)).collect::<Result<_, _>>()?;
+        for (rotator, client) in self.rotators.iter().zip(fresh) {
+            rotator.replace(client);
+        }
         self.present = next;
         Ok(())
     }

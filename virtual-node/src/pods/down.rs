@@ -3,21 +3,22 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 use tensile_proto::vocabulary::finalizer;
 use tracing::{debug, info, warn};
 
 use super::{
     index::View,
     refusal::{self, Lasts},
-    requests::{self, PatchKind},
+    requests,
     sync::{Progress, Syncer, retry},
 };
 use crate::{
     events::{PodRef, Severity},
     names::Key,
-    needs::{PodNeed, Retry},
+    needs::PodNeed,
     owner::OwnerMark,
-    translate,
+    translate::{self, Subresource},
 };
 
 impl Syncer {
@@ -35,18 +36,15 @@ impl Syncer {
             Ok(pod) => pod,
             Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
         };
-        let need = PodNeed {
-            key: key.clone(),
-            uid: upper.metadata.uid.clone().unwrap_or_default(),
-            service_account: upper.spec.as_ref().and_then(|spec| spec.service_account_name.clone()),
-            needs: translate::needs(&upper),
-        };
-        if let Err(missing) = self.needs.ensure(&need).await {
-            let lasts = match missing.retry {
-                Retry::Waits => Lasts::UntilMended,
-                Retry::Final => Lasts::Final,
-            };
-            return self.stuck(key, &view, missing.reason, &missing.message, lasts).await;
+        if let Err(missing) = self.needs.ensure(&pod_need(key, &upper)).await {
+            debug!(missing.reason, missing.message, "the pod waits for what it needs");
+            // The event is told already, in the kubelet's words; the key comes back when what is missing appears.
+            if !missing.quiet
+                && let Err(error) = self.set_offloaded(key, &view, false, missing.reason, &missing.message).await
+            {
+                return retry("could not write the condition that says why the pod waits", &error);
+            }
+            return Progress::Idle;
         }
         // What it needs may have taken a while: the lease is looked at once more right before the pod begins to exist.
         if self.fence.check().is_err() {
@@ -63,7 +61,7 @@ impl Syncer {
                     Some(reason) => self.stuck(key, &view, reason, &refused.message, refused.lasts).await,
                     None => {
                         if matches!(&error, kube::Error::Api(status) if status.code == 404) {
-                            self.needs.forget_namespace(&key.namespace);
+                            self.needs.namespace_changed(&key.namespace);
                         }
                         retry("could not create the lower pod", &error)
                     }
@@ -113,29 +111,56 @@ impl Syncer {
             Ok(update) => update,
             Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
         };
-        let client = &self.lower.api;
-        // Metadata last: it carries the digest that says all of it is done.
-        let patches = [
-            (Some("resize"), PatchKind::Strategic, &update.resize),
-            (Some("ephemeralcontainers"), PatchKind::Strategic, &update.ephemeral),
-            (Some("status"), PatchKind::Strategic, &update.status),
-            (None, PatchKind::Strategic, &update.patch),
-        ];
-        for (subresource, kind, patch) in patches {
+        let lower_uid = lower.metadata.uid.as_deref().unwrap_or_default();
+        if update.is_empty() {
+            self.index.lower_updated(key, lower_uid);
+            return Progress::Again;
+        }
+        if let Some(patch) = &update.patch
+            && let Err(error) = self.patch_lower(&lower_key, None, patch).await
+        {
+            return self.update_refused(&upper, None, &error);
+        }
+        let mut accepted = Vec::new();
+        let mut refused = None;
+        for (subresource, patch) in [
+            (Subresource::Resize, &update.resize),
+            (Subresource::Ephemeral, &update.ephemeral),
+            (Subresource::Status, &update.status),
+        ] {
             let Some(patch) = patch else { continue };
-            if let Err(error) = requests::patch(client, &lower_key, subresource, kind, patch).await {
-                let refused = refusal::judge(&error);
-                let reason = refused.reason.unwrap_or("LowerUpdateFailed");
-                if refused.lasts != Lasts::Passing {
-                    self.recorder.pod(PodRef::of(&upper), Severity::Warning, reason, refused.message);
-                }
-                debug!(%error, ?subresource, "could not update the lower pod");
-                return Progress::Retry;
+            match self.patch_lower(&lower_key, Some(subresource), patch).await {
+                Ok(()) => accepted.push(subresource),
+                Err(error) => refused = Some((subresource, error)),
             }
         }
-        let lower_uid = lower.metadata.uid.unwrap_or_default();
-        self.index.lower_updated(key, &lower_uid, &translate::carried_digest(&upper));
-        Progress::Again
+        if let Some(patch) = update.claim(&accepted)
+            && let Err(error) = self.patch_lower(&lower_key, None, &patch).await
+        {
+            return self.update_refused(&upper, None, &error);
+        }
+        match refused {
+            Some((subresource, error)) => self.update_refused(&upper, Some(subresource), &error),
+            None => Progress::Awaiting,
+        }
+    }
+
+    async fn patch_lower(&self, key: &Key, part: Option<Subresource>, patch: &Value) -> Result<(), kube::Error> {
+        requests::patch(&self.lower.api, key, part.map(subresource_path), patch).await
+    }
+
+    /// The lower cluster did not take a change: its user is told, and it is tried again with growing pauses.
+    fn update_refused(&self, upper: &Pod, part: Option<Subresource>, error: &kube::Error) -> Progress {
+        let refused = refusal::judge(error);
+        debug!(%error, ?part, "could not update the lower pod");
+        if refused.lasts != Lasts::Passing {
+            let reason = match part {
+                Some(Subresource::Resize) => "LowerResizeFailed",
+                _ => refused.reason.unwrap_or("LowerUpdateFailed"),
+            };
+            self.recorder.pod(PodRef::of(upper), Severity::Warning, reason, refused.message);
+        }
+        Progress::Retry
     }
 
     /// Deletes the lower pod.
@@ -170,7 +195,7 @@ impl Syncer {
     }
 
     /// The whole upper pod: the one we hold, or read again.
-    async fn whole_upper(&self, key: &Key, view: &View) -> Result<Arc<Pod>, Progress> {
+    pub(super) async fn whole_upper(&self, key: &Key, view: &View) -> Result<Arc<Pod>, Progress> {
         if let Some(pod) = &view.upper_whole {
             return Ok(pod.clone());
         }
@@ -205,5 +230,24 @@ impl Syncer {
 
     pub(super) fn translation(&self) -> translate::Context<'_> {
         translate::Context { settings: &self.settings, services_env: &[] }
+    }
+}
+
+fn subresource_path(part: Subresource) -> &'static str {
+    match part {
+        Subresource::Resize => "resize",
+        Subresource::Ephemeral => "ephemeralcontainers",
+        Subresource::Status => "status",
+    }
+}
+
+/// What a pod needs below.
+pub(super) fn pod_need(key: &Key, upper: &Pod) -> PodNeed {
+    let service_account = upper.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+    PodNeed {
+        key: key.clone(),
+        uid: upper.metadata.uid.clone().unwrap_or_default(),
+        service_account: service_account.unwrap_or_default(),
+        needs: translate::needs(upper),
     }
 }

@@ -1,6 +1,6 @@
 //! The two watches that feed the index: pods bound to the virtual node above, all pods below.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -8,7 +8,7 @@ use kube::Api;
 use tensile_chassis::{
     queue::WorkQueue,
     readiness::Gate,
-    watch::{Event, WatchHealth, WatchOptions, watch},
+    watch::{Event, Watch, WatchMetrics, WatchOptions, watch},
 };
 use tensile_scheduling::PodFacts;
 use tokio::sync::watch as signal;
@@ -16,25 +16,34 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    index::{disruption, key_of},
+    down::pod_need,
+    index::{Disruption, disruption, is_terminal, key_of},
     sync::Syncer,
 };
-use crate::{capacity::CapacityLedger, contract::PlacementVerdict, names::Key, owner::OwnerMark};
+use crate::{capacity::CapacityLedger, contract::PlacementVerdict, names::Key, owner::OwnerMark, translate};
 
 /// Watches the pods of the upper cluster that are bound to the virtual node.
+pub(super) fn watch_upper(syncer: &Syncer, gate: Gate, metrics: WatchMetrics) -> Watch<Pod> {
+    // The Node authorizer allows a node to watch pods only with this selector.
+    let field_selector = Some(format!("spec.nodeName={}", syncer.settings.node_name));
+    let options = WatchOptions { field_selector, metrics, ..WatchOptions::new("upper-pods") };
+    watch(Api::<Pod>::all(syncer.upper.node.clone()), options, gate)
+}
+
+/// Watches all pods of the lower cluster.
+pub(super) fn watch_lower(syncer: &Syncer, gate: Gate, metrics: WatchMetrics) -> Watch<Pod> {
+    let options = WatchOptions { metrics, ..WatchOptions::new("lower-pods") };
+    watch(Api::<Pod>::all(syncer.lower.api.clone()), options, gate)
+}
+
+/// Takes in what happens to upper pods.
 pub(super) async fn upper(
     syncer: Arc<Syncer>,
     queue: WorkQueue<Key>,
-    gate: Gate,
+    mut events: Watch<Pod>,
     synced: signal::Sender<bool>,
     shutdown: CancellationToken,
 ) {
-    // The Node authorizer allows a node to watch pods only with this selector.
-    let options = WatchOptions {
-        field_selector: Some(format!("spec.nodeName={}", syncer.settings.node_name)),
-        ..WatchOptions::named("upper-pods")
-    };
-    let mut events = Box::pin(watch(Api::<Pod>::all(syncer.upper.node.clone()), options, gate));
     loop {
         let event = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -44,6 +53,10 @@ pub(super) async fn upper(
         match event {
             Event::Restarted => syncer.index.upper_list_began(),
             Event::Listed(pod) | Event::Applied(pod) => {
+                // Pods of an earlier run of this process are never created anew, so what they need is held here.
+                if !*synced.borrow() {
+                    syncer.hold_needs(&pod);
+                }
                 if let Some(key) = syncer.upper_applied(pod) {
                     queue.add(key);
                 }
@@ -62,24 +75,23 @@ pub(super) async fn upper(
                 synced.send_replace(true);
             }
             Event::Malformed { namespace, name, error } => {
-                warn!(?namespace, ?name, %error, "an upper pod cannot be read and is left alone; the others go on");
+                warn!(?namespace, %name, %error, "an upper pod cannot be read and is left alone; the others go on");
             }
         }
     }
 }
 
-/// Watches all pods of the lower cluster: ours for their status, the others for the room they take.
+/// Takes in what happens to lower pods: ours for their status, the others for the room they take.
 pub(super) async fn lower(
     syncer: Arc<Syncer>,
     queue: WorkQueue<Key>,
     ledger: CapacityLedger,
-    gate: Gate,
-    health: WatchHealth,
+    mut events: Watch<Pod>,
     synced: signal::Sender<bool>,
     shutdown: CancellationToken,
 ) {
-    let options = WatchOptions { health: Some(health), ..WatchOptions::named("lower-pods") };
-    let mut events = Box::pin(watch(Api::<Pod>::all(syncer.lower.api.clone()), options, gate));
+    // UIDs of a list that is not the first: pods that went unseen must not keep their room.
+    let mut listed: Option<HashSet<String>> = None;
     loop {
         let event = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -89,9 +101,12 @@ pub(super) async fn lower(
         match event {
             Event::Restarted => {
                 syncer.index.lower_list_began();
-                ledger.pods_list_began();
+                listed = synced.borrow().then(HashSet::new);
             }
             Event::Listed(pod) | Event::Applied(pod) => {
+                if let (Some(listed), Some(uid)) = (&mut listed, &pod.metadata.uid) {
+                    listed.insert(uid.clone());
+                }
                 let mark = syncer.mark_of(&pod);
                 ledger.upsert_pod(PodFacts::of(&pod, mark.is_some()));
                 let Some(mark) = mark else { continue };
@@ -111,7 +126,10 @@ pub(super) async fn lower(
                 }
             }
             Event::ListDone => {
-                ledger.pods_list_done();
+                if let Some(listed) = listed.take() {
+                    ledger.retain_pods(&listed);
+                }
+                ledger.pods_listed();
                 for key in syncer.index.lower_list_done() {
                     queue.add(key);
                 }
@@ -119,13 +137,24 @@ pub(super) async fn lower(
                 synced.send_replace(true);
             }
             Event::Malformed { namespace, name, error } => {
-                warn!(?namespace, ?name, %error, "a lower pod cannot be read and is left alone; the others go on");
+                warn!(?namespace, %name, %error, "a lower pod cannot be read and is left alone; the others go on");
             }
         }
     }
 }
 
 impl Syncer {
+    /// Holds what a pod needs below, if it may be running there.
+    fn hold_needs(&self, pod: &Pod) {
+        let ended = pod.status.as_ref().is_some_and(is_terminal);
+        if let Some(key) = key_of(pod)
+            && !ended
+            && translate::admissible(pod).is_ok()
+        {
+            self.needs.hold(&pod_need(&key, pod));
+        }
+    }
+
     /// The owner mark of a lower pod, if it is ours and stands where the mapping says that it stands.
     fn mark_of(&self, pod: &Pod) -> Option<OwnerMark> {
         let mark = OwnerMark::read(&pod.metadata).filter(|mark| self.is_ours(mark))?;
@@ -146,7 +175,6 @@ impl Syncer {
 
 /// What the lower cluster's scheduler, or its disruptions, made of a pod.
 fn verdict(pod: &Pod) -> Option<PlacementVerdict> {
-    use super::index::Disruption;
     if let Some(disruption) = disruption(pod) {
         return Some(match disruption {
             Disruption::Preempted => PlacementVerdict::Preempted,

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use parking_lot::Mutex;
 use tensile_proto::vocabulary::{annotation, condition, finalizer};
 
@@ -39,7 +39,7 @@ struct Lower {
     holds_result: bool,
     carried: String,
     disrupted: bool,
-    /// The pod (without the parts of its spec that only the kubelet reads) while its status waits to be written above.
+    /// The pod (without its spec) while its status waits to be written above.
     unwritten: Option<Arc<Pod>>,
     /// Somebody else changed the upper pod's status: the lower one must be read again to restore it.
     reread: bool,
@@ -82,6 +82,8 @@ impl Record {
         if let (Known::Present(upper), Known::Present(lower)) = (&mut self.upper, &self.lower)
             && lower.owner_uid == upper.uid
             && lower.carried == upper.carried
+            // Its last status will be made from the whole pod.
+            && upper.deleting.is_none()
         {
             upper.whole = None;
         }
@@ -123,6 +125,8 @@ pub struct Index {
 #[derive(Debug, Default)]
 struct State {
     records: HashMap<Key, Record>,
+    /// Upper namespace of each lower one that was seen with pods of ours: hashed names cannot be mapped back.
+    upper_namespaces: HashMap<String, String>,
     upper_listing: u64,
     lower_listing: u64,
 }
@@ -200,7 +204,7 @@ impl Index {
             lower.reread = lower.unwritten.is_none();
         }
         pod.status = status.as_deref().map(only_what_travels);
-        let carried = translate::carried_digest(&pod);
+        let carried = with_generation(translate::carried_digest(&pod), pod.metadata.generation);
         record.upper = Known::Present(Upper {
             uid,
             version,
@@ -234,6 +238,11 @@ impl Index {
         let version = version_of(pod.metadata.resource_version.as_deref());
         let mut state = self.state.lock();
         let listing = state.lower_listing;
+        if let Some(lower) = pod.metadata.namespace.as_deref()
+            && !state.upper_namespaces.contains_key(lower)
+        {
+            state.upper_namespaces.insert(lower.to_owned(), mark.key.namespace.clone());
+        }
         let record = state.records.entry(mark.key.clone()).or_insert_with(Record::new);
         if let Known::Present(known) = &mut record.lower
             && known.uid == uid
@@ -260,7 +269,7 @@ impl Index {
         }
         if matches!(&record.upper, Known::Present(upper) if upper.uid == mark.uid) {
             record.lost_to_disruption = disruption(&pod).is_some_and(Disruption::fails);
-            record.last_lower = Some(Arc::new(without_kubelet_spec(pod)));
+            record.last_lower = Some(Arc::new(without_spec(pod)));
         }
         record.lower = Known::ProvenAbsent;
         Some(mark.key)
@@ -308,17 +317,16 @@ impl Index {
         }
     }
 
-    /// The lower pod carries this digest of updatable fields now.
-    pub fn lower_updated(&self, key: &Key, lower_uid: &str, carried: &str) {
+    /// A live read has shown that the lower pod carries all that may travel.
+    pub fn lower_updated(&self, key: &Key, lower_uid: &str) {
         let mut state = self.state.lock();
-        if let Some(record) = state.records.get_mut(key) {
-            if let Some(lower) = record.lower_present()
-                && lower.uid == lower_uid
-            {
-                carried.clone_into(&mut lower.carried);
-            }
-            record.trim();
+        let Some(record) = state.records.get_mut(key) else { return };
+        if let (Known::Present(upper), Known::Present(lower)) = (&record.upper, &mut record.lower)
+            && lower.uid == lower_uid
+        {
+            lower.carried.clone_from(&upper.carried);
         }
+        record.trim();
     }
 
     /// Decides the next step for a pod and hands out what it takes. Forgets the record when neither cluster has the pod.
@@ -353,22 +361,15 @@ impl Index {
         })
     }
 
-    /// UID of the upper pod of that name, if it is known.
-    pub fn upper_uid(&self, key: &Key) -> Option<String> {
-        self.state.lock().records.get_mut(key)?.upper_present().map(|upper| upper.uid.clone())
-    }
-
-    /// UIDs of all upper pods that are known.
-    pub fn upper_uids(&self) -> Vec<String> {
-        let state = self.state.lock();
-        state
-            .records
-            .values()
-            .filter_map(|record| match &record.upper {
-                Known::Present(upper) => Some(upper.uid.clone()),
-                Known::ProvenAbsent | Known::Unseen => None,
-            })
-            .collect()
+    /// Key and UID of the upper pod that a lower pod (of this UID, where one is given) stands for.
+    pub fn upper_of(&self, lower: &Key, lower_uid: Option<&str>) -> Option<(Key, String)> {
+        let mut state = self.state.lock();
+        let key = Key::new(state.upper_namespaces.get(&lower.namespace)?.clone(), lower.name.clone());
+        let record = state.records.get_mut(&key)?;
+        let known = record.lower_present()?;
+        let owner = known.owner_uid.clone();
+        let meant = lower_uid.is_none_or(|uid| uid == known.uid);
+        (meant && record.upper_present()?.uid == owner).then_some((key, owner))
     }
 
     /// How many pods are known.
@@ -431,9 +432,12 @@ fn lower_of(pod: Pod, uid: String, owner_uid: String, version: u64, listing: u64
         terminal: pod.status.as_ref().is_some_and(is_terminal),
         bound: spec.and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty()),
         holds_result: pod.metadata.finalizers.iter().flatten().any(|name| name == finalizer::RESULT),
-        carried: annotations.and_then(|all| all.get(annotation::CARRIED)).cloned().unwrap_or_default(),
+        carried: with_generation(
+            annotations.and_then(|all| all.get(annotation::CARRIED)).cloned().unwrap_or_default(),
+            annotations.and_then(|all| all.get(annotation::GENERATION)?.split('/').next()?.parse().ok()),
+        ),
         disrupted: disruption(&pod).is_some_and(Disruption::fails),
-        unwritten: Some(Arc::new(without_kubelet_spec(pod))),
+        unwritten: Some(Arc::new(without_spec(pod))),
         reread: false,
         uid,
     }
@@ -460,13 +464,17 @@ impl Disruption {
 
 /// Reads why the lower cluster takes a pod away; `None` when it does not.
 pub fn disruption(pod: &Pod) -> Option<Disruption> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let target = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")?;
-    match target.reason.as_deref() {
+    match disruption_condition(pod)?.reason.as_deref() {
         Some("PreemptionByScheduler") => Some(Disruption::Preempted),
         Some("DeletionByTaintManager" | "DeletionByPodGC") => Some(Disruption::NodeLost),
         _ => Some(Disruption::Evicted),
     }
+}
+
+/// The DisruptionTarget condition, when it says True.
+pub fn disruption_condition(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")
 }
 
 /// Whether a pod has its final phase.
@@ -482,29 +490,25 @@ fn is_reported_stuck(status: &PodStatus) -> bool {
         .any(|condition| condition.type_ == condition::OFFLOADED && condition.status == "False")
 }
 
+/// What must be equal for the lower pod to carry all of the upper one: the digest of what may change, and the generation
+/// that it belongs to (API servers before 1.33 count none).
+fn with_generation(digest: String, generation: Option<i64>) -> String {
+    match generation {
+        Some(generation) => format!("{digest}@{generation}"),
+        None => digest,
+    }
+}
+
 /// The part of an upper status that goes down: conditions, for readiness gates.
 fn only_what_travels(status: &PodStatus) -> PodStatus {
     PodStatus { conditions: status.conditions.clone(), ..PodStatus::default() }
 }
 
-/// Drops the parts of a lower pod that are never read after this point, which are most of its size.
-fn without_kubelet_spec(mut pod: Pod) -> Pod {
+/// Drops what of a lower pod is never read after its facts were taken, which is most of its size.
+fn without_spec(mut pod: Pod) -> Pod {
+    pod.spec = None;
     pod.metadata.labels = None;
-    pod.metadata.managed_fields = None;
     pod.metadata.owner_references = None;
-    if let Some(spec) = &mut pod.spec {
-        spec.volumes = None;
-        spec.affinity = None;
-        spec.topology_spread_constraints = None;
-        spec.tolerations = None;
-        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-            container.env = None;
-            container.env_from = None;
-            container.volume_mounts = None;
-            container.command = None;
-            container.args = None;
-        }
-    }
     pod
 }
 

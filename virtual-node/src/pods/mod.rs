@@ -9,23 +9,26 @@
 mod down;
 mod feed;
 pub mod index;
+mod lower_events;
 pub mod plan;
 pub mod refusal;
 mod requests;
 mod sync;
 mod up;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
+use k8s_openapi::api::core::v1::Pod;
 use tensile_chassis::{
     lease::Fence,
-    queue::{QueueOptions, WorkQueue},
+    queue::{QueueMetrics, WorkQueue},
     readiness::Gate,
-    watch::WatchHealth,
+    watch::{Watch, WatchMetrics},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use lower_events::LowerEvents;
 pub use sync::Syncer;
 
 use crate::{
@@ -38,6 +41,10 @@ use crate::{
     needs::NeedsKeeper,
 };
 use index::Index;
+
+/// The longest pause between tries at one pod: long enough to be gentle to a cluster that refuses hundreds, short enough
+/// that a pod starts soon after somebody has mended what was wrong.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// What the pods part is made of.
 pub struct Pods {
@@ -63,16 +70,16 @@ pub struct PodsInput {
     pub placements: Placements,
     /// Write fence.
     pub fence: Fence,
+    /// Metrics of the queue.
+    pub queue_metrics: QueueMetrics,
 }
 
-/// The two gates and the health that the watches report to.
-pub struct FeedReports {
-    /// Readiness of the watch of upper pods.
-    pub upper_gate: Gate,
-    /// Readiness of the watch of lower pods.
-    pub lower_gate: Gate,
-    /// Health of the watch of lower pods.
-    pub lower_health: WatchHealth,
+/// The watches that feed the index.
+pub struct Watches {
+    /// Pods bound to the virtual node.
+    pub upper: Watch<Pod>,
+    /// All pods of the lower cluster; its health tells whether that cluster answers.
+    pub lower: Watch<Pod>,
 }
 
 impl Pods {
@@ -90,7 +97,7 @@ impl Pods {
         };
         Self {
             syncer: Arc::new(syncer),
-            queue: WorkQueue::new(QueueOptions::default()),
+            queue: WorkQueue::with("pods", RETRY_MAX, &input.queue_metrics),
             upper_synced: watch::Sender::new(false),
             lower_synced: watch::Sender::new(false),
         }
@@ -106,31 +113,26 @@ impl Pods {
         self.queue.clone()
     }
 
-    /// UIDs of the upper pods that are known.
-    pub fn upper_uids(&self) -> BTreeSet<String> {
-        self.syncer.index.upper_uids().into_iter().collect()
+    /// Opens the watches; they work only once [`Self::feed`] reads them.
+    pub fn watches(&self, upper: Gate, lower: Gate, metrics: &WatchMetrics) -> Watches {
+        Watches {
+            upper: feed::watch_upper(&self.syncer, upper, metrics.clone()),
+            lower: feed::watch_lower(&self.syncer, lower, metrics.clone()),
+        }
     }
 
-    /// Watches both clusters. Also a standby does: its caches are warm when it takes over.
-    pub async fn feed(&self, ledger: CapacityLedger, reports: FeedReports, shutdown: CancellationToken) {
-        tokio::join!(
-            feed::upper(
-                self.syncer.clone(),
-                self.queue.clone(),
-                reports.upper_gate,
-                self.upper_synced.clone(),
-                shutdown.clone()
-            ),
-            feed::lower(
-                self.syncer.clone(),
-                self.queue.clone(),
-                ledger,
-                reports.lower_gate,
-                reports.lower_health,
-                self.lower_synced.clone(),
-                shutdown.clone()
-            ),
-        );
+    /// Takes in what happens in both clusters. Also a standby does: its caches are warm when it takes over.
+    pub async fn feed(&self, ledger: CapacityLedger, watches: Watches, shutdown: CancellationToken) {
+        let (syncer, queue) = (self.syncer.clone(), self.queue.clone());
+        let upper = feed::upper(syncer, queue, watches.upper, self.upper_synced.clone(), shutdown.clone());
+        let (syncer, queue) = (self.syncer.clone(), self.queue.clone());
+        let lower = feed::lower(syncer, queue, ledger, watches.lower, self.lower_synced.clone(), shutdown.clone());
+        tokio::join!(upper, lower);
+    }
+
+    /// Tells lower events above until told to stop.
+    pub async fn relay_events(&self, which: LowerEvents, gate: Gate, metrics: WatchMetrics, shutdown: CancellationToken) {
+        lower_events::relay(self.syncer.clone(), which, gate, metrics, shutdown).await;
     }
 
     /// Waits until both clusters were listed once: before that, nothing is known to be missing.
@@ -143,7 +145,9 @@ impl Pods {
 
     /// Works on pods until told to stop. Only the leader does.
     pub async fn work(&self, concurrency: usize, shutdown: CancellationToken) {
-        self.synced().await;
+        if shutdown.run_until_cancelled(self.synced()).await.is_none() {
+            return;
+        }
         let syncer = self.syncer.clone();
         self.queue
             .run(concurrency, shutdown, move |key| {
@@ -162,7 +166,7 @@ impl PodLookup for IndexLookup {
     fn lower_of(&self, key: &Key) -> Lookup {
         match self.syncer.index.presence(key) {
             (_, true) => Lookup::Found { lower: self.syncer.lower_key(key) },
-            (true, false) => Lookup::NotYet("its pod in the lower cluster does not exist yet; see its events".to_owned()),
+            (true, false) => Lookup::NotYet { why: "it is not in the lower cluster yet; its events say why".to_owned() },
             (false, false) => Lookup::Unknown,
         }
     }

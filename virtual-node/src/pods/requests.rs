@@ -136,33 +136,14 @@ pub async fn set_finalizers(
     }
 }
 
-/// Sends a merge patch to a pod, or to one of its subresources.
-pub async fn patch(
-    client: &Client,
-    key: &Key,
-    subresource: Option<&str>,
-    content: PatchKind,
-    patch: &Value,
-) -> Result<(), Error> {
+/// Sends a strategic merge patch to a pod, or to one of its subresources.
+pub async fn patch(client: &Client, key: &Key, subresource: Option<&str>, patch: &Value) -> Result<(), Error> {
     let path = match subresource {
         Some(subresource) => format!("{}/{subresource}", pod_path(key)),
         None => pod_path(key),
     };
-    let content_type = match content {
-        PatchKind::Merge => MERGE,
-        PatchKind::Strategic => STRATEGIC_MERGE,
-    };
-    client.request::<Value>(request(http::Method::PATCH, &path, METADATA_ONLY, content_type, patch)?).await?;
+    client.request::<Value>(request(http::Method::PATCH, &path, METADATA_ONLY, STRATEGIC_MERGE, patch)?).await?;
     Ok(())
-}
-
-/// How a patch is merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatchKind {
-    /// RFC 7386.
-    Merge,
-    /// Kubernetes' own, which knows the keys of lists.
-    Strategic,
 }
 
 /// Reads a lower pod from the API server, past every cache.

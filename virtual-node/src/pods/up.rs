@@ -1,20 +1,20 @@
 //! Steps towards the upper cluster: status, conditions, the end of a pod.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::{Value, json};
 use tensile_proto::vocabulary::condition;
 use tracing::{debug, info};
 
 use super::{
-    index::View,
+    index::{View, disruption_condition, is_terminal},
     requests,
     sync::{Progress, Syncer, retry},
 };
 use crate::{
     events::{PodRef, Severity},
     names::Key,
-    translate,
+    translate::{self, Cause},
 };
 
 impl Syncer {
@@ -40,30 +40,43 @@ impl Syncer {
 
     /// The lower cluster took the pod away: its status above becomes final, with the reason.
     pub(super) async fn fail(&self, key: &Key, view: &View) -> Progress {
-        let Some(upper_uid) = view.upper_uid.as_deref() else { return Progress::Idle };
-        let status = translate::terminal_status(view.upper_status.as_deref(), view.lower_pod.as_deref(), true);
-        match self.patch_upper_status(key, upper_uid, &status).await {
+        let cause = view.lower_pod.as_deref().map_or_else(|| taken_away("Evicted", ""), cause_of);
+        match self.write_terminal(key, view, Some(&cause)).await {
             Ok(()) => {
-                info!("the lower cluster took the pod away; it is Failed");
+                info!(cause.reason, "the lower cluster took the pod away; it is Failed");
                 Progress::Again
             }
-            Err(error) => retry("could not write the pod's last status", &error),
+            Err(progress) => progress,
         }
     }
 
     /// A kubelet's last two writes: the final status, then a delete with grace 0.
     pub(super) async fn finish(&self, key: &Key, view: &View) -> Progress {
         let Some(upper_uid) = view.upper_uid.as_deref() else { return Progress::Idle };
-        if !view.upper_status.as_deref().is_some_and(super::index::is_terminal) {
-            let status = translate::terminal_status(view.upper_status.as_deref(), view.lower_pod.as_deref(), false);
-            if let Err(error) = self.patch_upper_status(key, upper_uid, &status).await {
-                return retry("could not write the pod's last status", &error);
-            }
+        if let Err(progress) = self.write_terminal(key, view, None).await {
+            return progress;
         }
         match requests::delete(&self.upper.node, key, upper_uid, Some(0)).await {
             Ok(()) => Progress::Awaiting,
             Err(error) => retry("could not finish the pod's deletion", &error),
         }
+    }
+
+    /// Writes a final status, unless the pod has one.
+    async fn write_terminal(&self, key: &Key, view: &View, cause: Option<&Cause>) -> Result<(), Progress> {
+        let Some(upper_uid) = view.upper_uid.as_deref() else { return Ok(()) };
+        if view.upper_status.as_deref().is_some_and(is_terminal) {
+            return Ok(());
+        }
+        let mut upper = Pod::clone(&*self.whole_upper(key, view).await?);
+        upper.status = view.upper_status.as_deref().cloned();
+        let now = Time(Timestamp::now());
+        let lower = view.lower_pod.as_deref();
+        let Some(status) = translate::terminal_status(&upper, lower, cause, &now, &self.translation()) else {
+            return Ok(());
+        };
+        let written = self.patch_upper_status(key, upper_uid, &status).await;
+        written.map_err(|error| retry("could not write the pod's last status", &error))
     }
 
     /// The lower pod was deleted by somebody else: the upper pod follows, so that its controller replaces it.
@@ -147,4 +160,20 @@ impl Syncer {
         }
         Ok(())
     }
+}
+
+/// Why the lower cluster took a pod away, in its own words.
+fn cause_of(lower: &Pod) -> Cause {
+    let status = lower.status.as_ref();
+    if let Some(reason) = status.and_then(|status| status.reason.clone()) {
+        return taken_away(&reason, status.and_then(|status| status.message.as_deref()).unwrap_or_default());
+    }
+    let target = disruption_condition(lower);
+    let reason = target.and_then(|target| target.reason.as_deref()).unwrap_or("Evicted");
+    taken_away(reason, target.and_then(|target| target.message.as_deref()).unwrap_or_default())
+}
+
+fn taken_away(reason: &str, message: &str) -> Cause {
+    let message = if message.is_empty() { "the lower cluster took the pod away" } else { message };
+    Cause { reason: reason.to_owned(), message: message.to_owned() }
 }

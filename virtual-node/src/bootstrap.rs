@@ -1,0 +1,187 @@
+//! What must be known before anything runs: how to reach both clusters, and which clusters they are.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::{Api, Client, Config};
+use tensile_chassis::{
+    kube_client::{self, ClientOptions, KubeMetrics, load_config},
+    retry::Backoff,
+};
+use tensile_proto::vocabulary::annotation;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{args::Args, context::LowerClients, identity::ClientBuilder};
+
+/// Its UID is a cluster's identity: it exists in every cluster and is never made anew.
+const IDENTITY_NAMESPACE: &str = "kube-system";
+
+/// How often the log repeats that a cluster does not answer.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The longest wait between two questions to a cluster that does not answer.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// The two clusters, not asked anything yet.
+pub(crate) struct Clusters {
+    /// How our ServiceAccount reaches the upper cluster.
+    pub upper_config: Config,
+    /// Acts as our ServiceAccount in the upper cluster.
+    pub account: Client,
+    /// Builds further clients to the upper cluster with the same limits.
+    pub upper_builder: ClientBuilder,
+    /// Clients to the lower cluster.
+    pub lower: LowerClients,
+}
+
+/// Reads both kubeconfigs and makes the clients. Nothing is sent yet.
+pub(crate) async fn connect(args: &Args, metrics: &KubeMetrics) -> Result<Clusters> {
+    let user_agent = format!("tensile-virtual-node/{} ({})", env!("CARGO_PKG_VERSION"), args.node_name);
+    let upper_config = config("--upper-kubeconfig", args.upper.upper_kubeconfig.as_deref(), args.upper.upper_context.as_deref())
+        .await?;
+    let lower_config =
+        config("--lower-kubeconfig", Some(&args.lower.lower_kubeconfig), args.lower.lower_context.as_deref()).await?;
+    if upper_config.cluster_url == lower_config.cluster_url {
+        bail!(
+            "--upper-kubeconfig and --lower-kubeconfig name the same API server {}: a cluster cannot be a node of itself",
+            upper_config.cluster_url
+        );
+    }
+    let upper_options = ClientOptions {
+        qps: args.upper.upper_qps,
+        burst: args.upper.upper_burst,
+        user_agent: user_agent.clone(),
+        role: "upper",
+        ..ClientOptions::default()
+    };
+    let lower_options = ClientOptions {
+        qps: args.lower.lower_qps,
+        burst: args.lower.lower_burst,
+        user_agent: user_agent.clone(),
+        role: "lower",
+        ..ClientOptions::default()
+    };
+    let for_builder = metrics.clone();
+    let upper_builder: ClientBuilder =
+        Arc::new(move |config| kube_client::build(config, &upper_options, &for_builder));
+    let account = upper_builder(upper_config.clone()).context("--upper-kubeconfig")?;
+    let lower = LowerClients {
+        api: kube_client::build(lower_config.clone(), &lower_options, metrics).context("--lower-kubeconfig")?,
+        streaming: kube_client::build_streaming(lower_config, &user_agent).context("--lower-kubeconfig")?,
+    };
+    Ok(Clusters { upper_config, account, upper_builder, lower })
+}
+
+async fn config(flag: &str, path: Option<&Path>, context: Option<&str>) -> Result<Config> {
+    load_config(path, context).await.with_context(|| flag.to_owned())
+}
+
+/// The identity of the upper cluster; waits until it answers. `None` at shutdown.
+pub(crate) async fn upper_identity(account: &Client, shutdown: &CancellationToken) -> Result<Option<String>> {
+    ask("upper", account, shutdown).await
+}
+
+/// What is known of the lower cluster.
+pub(crate) struct LowerIdentity {
+    /// UID of its kube-system namespace.
+    pub uid: String,
+    /// Version of its API server, as `v1.36.3`.
+    pub version: String,
+    /// Asked just now. If not, it is what our Node remembers, and must be compared once the cluster answers.
+    pub confirmed: bool,
+}
+
+/// The identity of the lower cluster.
+///
+/// If it does not answer while our Node is there already, the Node's memory serves: the Node's lease must be kept
+/// during an outage of the lower cluster, also by a process that was restarted in the middle of it. Otherwise this
+/// waits. `None` at shutdown.
+pub(crate) async fn lower_identity(
+    lower: &Client,
+    node_client: &Client,
+    node_name: &str,
+    shutdown: &CancellationToken,
+) -> Result<Option<LowerIdentity>> {
+    match cluster_uid(lower).await {
+        Ok(uid) => return Ok(Some(LowerIdentity { uid, version: version(lower).await, confirmed: true })),
+        Err(error) if is_refusal(&error) => return Err(refused("lower", &error)),
+        Err(error) => warn!(%error, "the lower cluster does not answer"),
+    }
+    if let Ok(Some(node)) = Api::<Node>::all(node_client.clone()).get_opt(node_name).await
+        && let Some(uid) = node.metadata.annotations.as_ref().and_then(|all| all.get(annotation::LOWER_CLUSTER))
+    {
+        info!("going on with what the Node remembers of the lower cluster");
+        let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+        let version = info.map(|info| info.kubelet_version.clone()).unwrap_or_default();
+        return Ok(Some(LowerIdentity { uid: uid.clone(), version, confirmed: false }));
+    }
+    let Some(uid) = ask("lower", lower, shutdown).await? else { return Ok(None) };
+    Ok(Some(LowerIdentity { uid, version: version(lower).await, confirmed: true }))
+}
+
+/// Waits until the lower cluster answers and compares it with what we took it for.
+pub(crate) async fn confirm_lower(lower: &Client, expected: &str, shutdown: &CancellationToken) -> Result<()> {
+    match ask("lower", lower, shutdown).await? {
+        Some(uid) if uid != expected => bail!(
+            "--lower-kubeconfig leads to another cluster (kube-system UID {uid}) than the one that this Node stood for \
+             ({expected}); give the old cluster's kubeconfig, or delete the Node to begin anew with this one"
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Asks a cluster for its identity until it answers.
+async fn ask(which: &str, client: &Client, shutdown: &CancellationToken) -> Result<Option<String>> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), ASK_AGAIN_MAX);
+    let mut reminded: Option<Instant> = None;
+    loop {
+        let answer = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            answer = cluster_uid(client) => answer,
+        };
+        match answer {
+            Ok(uid) => return Ok(Some(uid)),
+            Err(error) if is_refusal(&error) => return Err(refused(which, &error)),
+            Err(error) => {
+                if reminded.is_none_or(|at| at.elapsed() >= REMINDER_INTERVAL) {
+                    warn!(%error, "the {which} cluster does not answer; is the address in its kubeconfig right? Trying on");
+                    reminded = Some(Instant::now());
+                }
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
+    let namespace = Api::<Namespace>::all(client.clone()).get(IDENTITY_NAMESPACE).await?;
+    Ok(namespace.metadata.uid.unwrap_or_default())
+}
+
+/// A cluster that answers "who are you" or "you may not" will not change its mind by being asked again.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 401 || status.code == 403)
+}
+
+fn refused(which: &str, error: &kube::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the {which} cluster refuses us: {error}. Check the credentials in --{which}-kubeconfig, and that the rights in \
+         deploy/rbac-{which}.yaml are applied there"
+    )
+}
+
+async fn version(client: &Client) -> String {
+    match client.apiserver_version().await {
+        Ok(version) => version.git_version,
+        Err(error) => {
+            warn!(%error, "could not read the lower cluster's version");
+            String::new()
+        }
+    }
+}
