@@ -148,3 +148,7 @@ fn refuse_claims(spec: &PodSpec) -> Result<(), Refusal> {
         )),
     }
 }
+
+#[cfg(test)]
+#[path = "down_tests.rs"]
+mod tests;

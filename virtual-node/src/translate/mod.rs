@@ -25,6 +25,8 @@ mod volumes;
 mod generate;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod strategic;
 
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
 
@@ -96,7 +98,11 @@ pub fn admissible(upper: &Pod) -> Result<(), Refusal> {
              keep the pod off virtual nodes by removing its toleration of virtual-kubelet.io/provider",
         );
     }
-    if meta.owner_references.iter().flatten().any(|owner| owner.kind == "DaemonSet" && owner.api_version.starts_with("apps/"))
+    if meta
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.kind == "DaemonSet" && owner.api_version.starts_with("apps/"))
     {
         return refuse(
             "pods of DaemonSets serve one machine each and a virtual node is none; exclude virtual nodes in the \
@@ -107,7 +113,9 @@ pub fn admissible(upper: &Pod) -> Result<(), Refusal> {
     let annotation = |key: &str| annotations.and_then(|all| all.get(key));
     let from_a_file = annotation(CONFIG_SOURCE_ANNOTATION).is_some_and(|source| source != "api");
     if annotation(MIRROR_POD_ANNOTATION).is_some() || from_a_file {
-        return refuse("mirror and static pods belong to the kubelet that made them and cannot run behind a virtual node");
+        return refuse(
+            "mirror and static pods belong to the kubelet that made them and cannot run behind a virtual node",
+        );
     }
     Ok(())
 }
