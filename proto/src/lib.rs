@@ -6,6 +6,7 @@
 //!  codec                                        what stands in those annotations, typed
 //! ```
 
+pub mod codec;
 pub mod vocabulary;
 
 /// Version 1 of the services. The docs of every message and field are those of `tensile/v1/*.proto`.

@@ -79,6 +79,8 @@ pub mod finalizer {
 pub mod condition {
     /// On virtual nodes: whether the lower API server answers.
     pub const LOWER_REACHABLE: &str = "tensile.dev/LowerReachable";
+    /// In `tensile.v1.ClusterState`: whether `Cluster.Reserve` is open.
+    pub const RESERVING: &str = "tensile.dev/Reserving";
     /// On upper pods: `False` with reason and cure while the pod cannot be created or updated in the lower cluster.
     pub const OFFLOADED: &str = "tensile.dev/Offloaded";
 }

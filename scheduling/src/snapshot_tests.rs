@@ -171,7 +171,7 @@ fn a_node_that_comes_back_still_has_its_pods() {
     assert_eq!(snapshot.room(&Pool::all()).allocatable.cpu_millis(), 3_000);
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Event {
     Node { name: usize, cpu: i64, ready: bool, zone: usize },
     NodeGone(usize),
