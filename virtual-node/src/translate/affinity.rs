@@ -22,8 +22,9 @@ const FIELD_NAME: &str = "metadata.name";
 
 type Labels = std::collections::BTreeMap<String, String>;
 
-/// Translates every scheduling constraint of a spec in place. `labels` are the pod's own.
-pub(super) fn map_constraints(spec: &mut PodSpec, labels: &Labels, settings: &Settings) {
+/// Translates every scheduling constraint of a spec in place. `labels` are the pod's own, where an API server has merged
+/// them into selectors.
+pub(super) fn map_constraints(spec: &mut PodSpec, labels: Option<&Labels>, settings: &Settings) {
     let node = VirtualNode { name: &settings.node_name, cluster: &settings.cluster_name };
     if let Some(selector) = &mut spec.node_selector {
         selector.retain(|key, value| !node.selected_by(key, value));
@@ -33,7 +34,10 @@ pub(super) fn map_constraints(spec: &mut PodSpec, labels: &Labels, settings: &Se
     if let Some(constraints) = &mut spec.topology_spread_constraints {
         constraints.retain(|constraint| !is_virtual_topology(&constraint.topology_key));
         for constraint in constraints {
-            label_keys::unmerge(&mut constraint.label_selector, &mut constraint.match_label_keys, &mut None, labels);
+            if let Some(labels) = labels {
+                let (selector, keys) = (&mut constraint.label_selector, &mut constraint.match_label_keys);
+                label_keys::unmerge(selector, keys, &mut None, labels);
+            }
         }
     }
     spec.affinity =
@@ -74,7 +78,7 @@ pub(super) fn pin(spec: &mut PodSpec, node: &str) {
 fn map_affinity(
     mut affinity: Affinity,
     node: &VirtualNode<'_>,
-    labels: &Labels,
+    labels: Option<&Labels>,
     namespaces: &NamespaceMapping,
 ) -> Option<Affinity> {
     if let Some(rules) = &mut affinity.node_affinity {
@@ -88,12 +92,10 @@ fn map_affinity(
             });
     }
     let mut pod_term = |term: &mut PodAffinityTerm| {
-        label_keys::unmerge(
-            &mut term.label_selector,
-            &mut term.match_label_keys,
-            &mut term.mismatch_label_keys,
-            labels,
-        );
+        if let Some(labels) = labels {
+            let (keys, mismatch) = (&mut term.match_label_keys, &mut term.mismatch_label_keys);
+            label_keys::unmerge(&mut term.label_selector, keys, mismatch, labels);
+        }
         for namespace in term.namespaces.iter_mut().flatten() {
             *namespace = namespaces.lower(namespace);
         }

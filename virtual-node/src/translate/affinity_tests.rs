@@ -8,7 +8,7 @@ use crate::translate::generate::settings;
 /// The spec below, for a pod without labels behind virtual node `vn-1` of cluster `lower-1`.
 fn below(spec: Value) -> Value {
     let mut spec: PodSpec = serde_json::from_value(with_containers(spec)).unwrap();
-    map_constraints(&mut spec, &Labels::new(), &settings());
+    map_constraints(&mut spec, Some(&Labels::new()), &settings());
     without_containers(spec)
 }
 
@@ -142,7 +142,7 @@ fn a_pin_is_added_to_every_term() {
     let arch = expression("arch", "In", &["arm64"]);
     assert_eq!(pinned(json!({})), required(json!([{ "matchFields": [name] }])));
     assert_eq!(
-        pinned(required(json!([term(&[disk.clone()]), term(&[arch.clone()]), {}]))),
+        pinned(required(json!([{"matchExpressions": [disk]}, {"matchExpressions": [arch]}, {}]))),
         required(json!([{"matchExpressions": [disk], "matchFields": [name]},
                         {"matchExpressions": [arch], "matchFields": [name]}]))
     );

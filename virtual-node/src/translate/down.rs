@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use tensile_proto::vocabulary::{annotation, finalizer};
 
-use super::{Context, Refusal, affinity, carried, containers, downward, volumes};
+use super::{Context, Refusal, affinity, carried, containers, downward, restore, volumes};
 use crate::{names::Key, owner::OwnerMark};
 
 /// ServiceAccount of pods that name none (`K plugin/pkg/admission/serviceaccount`).
@@ -128,7 +128,9 @@ fn spec_down(upper: &Pod, spec: &PodSpec, uid: &str, ctx: &Context<'_>) -> Resul
     }
 
     let empty = BTreeMap::new();
-    affinity::map_constraints(&mut spec, upper.metadata.labels.as_ref().unwrap_or(&empty), ctx.settings);
+    let labels = upper.metadata.labels.as_ref().unwrap_or(&empty);
+    affinity::map_constraints(&mut spec, Some(labels), ctx.settings);
+    restore::restore(&mut spec, upper, ctx.settings)?;
     if let Some(node) = upper.metadata.annotations.as_ref().and_then(|all| all.get(annotation::RESERVED_NODE)) {
         affinity::pin(&mut spec, node);
     }

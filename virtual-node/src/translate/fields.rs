@@ -95,8 +95,14 @@ pub const FIELDS: &[Field] = &[
     mapped("spec.schedulerName", "by setting; the lower cluster's default without"),
     stripped("spec.schedulingGates", "the upper scheduler has acted on them"),
     stripped("spec.schedulingGroup", "names a PodGroup of the upper cluster, which the upper scheduler has acted on"),
-    mapped("spec.tolerations", "those of the virtual node's own taints are removed"),
-    mapped("spec.nodeSelector", "entries that name the virtual node match no lower node and are removed"),
+    mapped(
+        "spec.tolerations",
+        "those of the virtual node's own taints are removed; those of the cluster selector restored",
+    ),
+    mapped(
+        "spec.nodeSelector",
+        "entries that name the virtual node match no lower node and are removed; those of the cluster selector restored",
+    ),
     mapped(
         "spec.affinity.nodeAffinity",
         "requirements that name the virtual node are removed, and terms about other upper nodes; a reserved lower node \
@@ -113,6 +119,11 @@ pub const FIELDS: &[Field] = &[
         "expressions merged from matchLabelKeys are removed; constraints with a virtual topology are removed",
     ),
     // Environment
+    mapped("spec.hostNetwork", "restored from the cluster selector"),
+    mapped("spec.containers[].ports[].hostPort", "restored from the cluster selector"),
+    mapped("spec.containers[].ports[].hostIP", "restored from the cluster selector"),
+    mapped("spec.initContainers[].ports[].hostPort", "restored from the cluster selector"),
+    mapped("spec.initContainers[].ports[].hostIP", "restored from the cluster selector"),
     mapped(
         "spec.containers[].env",
         "fieldRefs that would show the lower pod read annotations; kube-root-ca.crt is the upper one; the upper API \

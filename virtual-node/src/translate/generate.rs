@@ -82,13 +82,12 @@ fn container(name: String) -> impl Strategy<Value = Value> {
         "livenessProbe": {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 10},
         "lifecycle": {"preStop": {"exec": {"command": ["true"]}}},
         "securityContext": {"runAsUser": 1000},
-        "ports": [{"containerPort": 80, "protocol": "TCP"}],
         "volumeMounts": [{"name": "v-empty", "mountPath": "/data"}],
         "restartPolicy": "Always",
     }));
     ("[a-c]{1}", env(), env_from(), more).prop_map(move |(image, env, env_from, more)| {
         merged([
-            json!({"name": name, "image": format!("registry.example/{image}:1")}),
+            json!({"name": name, "image": format!("registry.example/{image}:1"), "ports": [{"containerPort": 80}]}),
             more,
             json!({"env": env, "envFrom": env_from}),
         ])
@@ -199,10 +198,20 @@ fn metadata() -> impl Strategy<Value = Value> {
         "app": "web", "pod-template-hash": "5d4f", "team": "red",
         "topology.kubernetes.io/zone": "z1", "topology.kubernetes.io/region": "r1",
     }));
+    let moved = json!({
+        "nodeSelector": {"moved": "yes"}, "tolerations": [{"key": "moved", "operator": "Exists"}], "hostNetwork": true,
+        "hostPorts": [
+            {"container": "main-0", "containerPort": 80, "hostPort": 8080, "hostIP": "10.0.0.1"},
+            {"container": "init-0", "containerPort": 80, "hostPort": 8081, "hostIP": "10.0.0.1"}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "moved", "operator": "Exists"}]}]}}},
+    });
+    let theirs = json!({"nodeSelector": {"theirs": "yes"}});
     let annotations = object(json!({
         "note": "a \"quoted\"\nvalue", "kubectl.kubernetes.io/last-applied-configuration": "{}",
         "tensile.dev/traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "tensile.dev/reserved-node": "worker-7",
+        "tensile.dev/cluster-selector": moved.to_string(), "clusterSelector": theirs.to_string(),
     }));
     let more = object(json!({
         "resourceVersion": "17", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 3, "generateName": "web-",
@@ -247,7 +256,7 @@ pub(super) fn upper_pod() -> impl Strategy<Value = Pod> {
         "type": "virtual-kubelet", "tensile.dev/cluster": "lower-1", "kubernetes.io/hostname": "vn-1", "disk": "ssd",
     }));
     let scheduling = (selector, tolerations(), affinity(), spread());
-    let running = (containers("main", 1..3), containers("init", 0..3), containers("debug", 0..2), volumes());
+    let running = (containers("main", 1..3), containers("init", 1..3), containers("debug", 0..2), volumes());
     (metadata(), scheduling, running, pod_fields()).prop_map(
         |(metadata, (selector, tolerations, affinity, spread), (main, init, mut debug, volumes), fields)| {
             for container in &mut debug {

@@ -16,6 +16,7 @@ mod downward;
 pub mod fields;
 mod label_keys;
 mod needs;
+mod restore;
 mod status;
 mod terminal;
 mod update;

@@ -56,14 +56,15 @@ fn merge_list(list: &mut Vec<Value>, changes: &[Value], key: &str) {
             Some("replace") => list.clear(),
             Some("delete") => list.retain(|item| item[key] != change[key]),
             Some(other) => panic!("unknown directive {other}"),
-            None => match list.iter_mut().find(|item| item[key] == change[key]) {
-                Some(item) => merge(item, change),
-                None => {
+            None => {
+                if let Some(item) = list.iter_mut().find(|item| item[key] == change[key]) {
+                    merge(item, change);
+                } else {
                     let mut item = Value::Null;
                     merge(&mut item, change);
                     list.push(item);
                 }
-            },
+            }
         }
     }
 }
