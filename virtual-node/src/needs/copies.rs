@@ -87,10 +87,15 @@ async fn keep_equal<K: Mirrored>(shared: &Shared, entry: &Entry) {
         if let Some(seen) = &unsettled {
             match settle(shared, entry, seen).await {
                 Ok(standing) => {
-                    shared.publish(entry, standing);
-                    unsettled = None;
                     failing_since = None;
-                    backoff.reset();
+                    if matches!(standing, Standing::Refused(_)) {
+                        // No watch tells when a foreign object goes away, so it is looked at again and again.
+                        retry_at = Instant::now() + backoff.next_delay();
+                    } else {
+                        unsettled = None;
+                        backoff.reset();
+                    }
+                    shared.publish(entry, standing);
                 }
                 Err(Unsettled::Later) => retry_at = Instant::now() + RETRY_INITIAL,
                 Err(Unsettled::Failed(reason, message)) => {
