@@ -30,3 +30,7 @@ pub mod telemetry;
 pub mod testing;
 pub mod tls;
 pub mod watch;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod test_certs;

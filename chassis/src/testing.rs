@@ -13,7 +13,7 @@
 use std::{collections::BTreeMap, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -130,6 +130,14 @@ impl Reply {
     pub fn watch() -> (Self, Events) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self::Stream(receiver), Events { sender })
+    }
+
+    /// A watch that is begun, sends nothing and does not end.
+    pub fn watched_for_ever() -> Self {
+        let (reply, Events { sender }) = Self::watch();
+        // The stream ends when its last sender is dropped: this one never is, until the connection goes.
+        tokio::spawn(async move { sender.closed().await });
+        reply
     }
 
     /// A watch that sends `chunks` and ends.
@@ -340,12 +348,17 @@ fn respond(code: u16, headers: &[(String, String)], body: UnsyncBoxBody<Bytes, i
 }
 
 fn frames(receiver: mpsc::UnboundedReceiver<Chunk>) -> impl futures::Stream<Item = io::Result<Frame<Bytes>>> {
-    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).map(|chunk| {
-        match chunk {
+    stream::unfold(receiver, |mut receiver| async move {
+        let frame = match receiver.recv().await? {
             Chunk::Line(value) => Ok(Frame::data(format!("{value}\n").into())),
             Chunk::Raw(bytes) => Ok(Frame::data(bytes)),
-            Chunk::Cut => Err(io::Error::other("cut by the script")),
-        }
+            Chunk::Cut => {
+                // hyper flushes when it finds nothing more to send, and drops what is unflushed at an error.
+                tokio::task::yield_now().await;
+                Err(io::Error::other("cut by the script"))
+            }
+        };
+        Some((frame, receiver))
     })
 }
 

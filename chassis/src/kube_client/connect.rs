@@ -41,9 +41,6 @@ use super::BuildError;
 
 /// TCP and TLS together; beyond that an address is as good as dead.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that hangs or vanished is seen after interval + timeout = 20 s.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// For HTTP/1.1, which has no pings: the kernel asks whether the peer's machine is still there.
 const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -58,6 +55,19 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Sends a request relative to the API server, with credentials; no limits, no retries.
 pub(super) type Transport = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
 
+/// HTTP/2 pings. A peer that hangs or vanished is seen after interval + timeout = 20 s.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pings {
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+}
+
+impl Default for Pings {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), timeout: Duration::from_secs(10) }
+    }
+}
+
 /// Which versions of HTTP are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HttpVersions {
@@ -71,14 +81,16 @@ pub(super) struct Connector {
     tls: ClientConfig,
     auth: Option<AuthLayer>,
     headers: ExtraHeadersLayer,
+    pings: Pings,
 }
 
 impl Connector {
-    pub(super) fn new(config: Arc<Config>) -> Result<Self, BuildError> {
+    pub(super) fn new(config: Arc<Config>, pings: Pings) -> Result<Self, BuildError> {
+        let explain = |error| explain(error, &config);
         let tls = config.rustls_client_config().map_err(explain)?;
         let auth = config.auth_layer().map_err(explain)?;
         let headers = config.extra_headers_layer().map_err(explain)?;
-        Ok(Self { config, tls, auth, headers })
+        Ok(Self { config, tls, auth, headers, pings })
     }
 
     pub(super) fn default_namespace(&self) -> String {
@@ -140,12 +152,13 @@ impl Connector {
             HttpVersions::Http1 => builder.enable_http1().wrap_connector(connector),
             HttpVersions::Http2OrHttp1 => builder.enable_all_versions().wrap_connector(connector),
         };
-        let pool: legacy::Client<_, Body> = pool_builder().build(ConnectTimeout { inner: https });
+        let pool: legacy::Client<_, Body> = pool_builder(self.pings).build(ConnectTimeout { inner: https });
         let innermost = ServiceBuilder::new().layer(self.headers.clone()).map_err(BoxError::from).service(pool);
         let base = self.config.base_uri_layer();
         Ok(match &self.auth {
             Some(auth) => {
-                let guarded = auth.layer(innermost).map_err(without_plugin_output);
+                let program = plugin(&self.config);
+                let guarded = auth.layer(innermost).map_err(move |error| without_plugin_output(error, &program));
                 BoxCloneSyncService::new(base.layer(guarded))
             }
             None => BoxCloneSyncService::new(base.layer(innermost)),
@@ -164,14 +177,14 @@ fn tcp_connector() -> HttpConnector {
     tcp
 }
 
-fn pool_builder() -> legacy::Builder {
+fn pool_builder(pings: Pings) -> legacy::Builder {
     let mut builder = legacy::Client::builder(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_interval(pings.interval)
+        .http2_keep_alive_timeout(pings.timeout)
         .http2_keep_alive_while_idle(true)
         .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
@@ -211,26 +224,30 @@ where
     }
 }
 
-fn explain(error: kube::Error) -> BuildError {
+fn explain(error: kube::Error, config: &Config) -> BuildError {
     match error {
-        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => {
-            BuildError::ExecPlugin { command: cmd, status: out.status }
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
+            BuildError::ExecPlugin { command: plugin(config), status: out.status }
         }
         other => BuildError::Credentials(other),
     }
 }
 
-/// A credential plugin's output may hold a token: only its exit status may reach a log.
-fn without_plugin_output(error: BoxError) -> BoxError {
+/// A credential plugin's output may hold a token, its arguments a password: only its exit status may reach a log.
+fn without_plugin_output(error: BoxError, program: &str) -> BoxError {
     match error.downcast::<AuthError>() {
         Ok(auth) => match *auth {
-            AuthError::AuthExecRun { cmd, out } => {
-                Box::new(BuildError::ExecPlugin { command: cmd, status: out.status })
+            AuthError::AuthExecRun { out, .. } => {
+                Box::new(BuildError::ExecPlugin { command: program.to_owned(), status: out.status })
             }
             other => Box::new(other),
         },
         Err(other) => other,
     }
+}
+
+fn plugin(config: &Config) -> String {
+    config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone()).unwrap_or_default()
 }
 
 fn without_credentials(proxy: &Uri) -> String {

@@ -25,7 +25,7 @@ mod service;
 pub use config::{ConfigError, load_config};
 pub use metrics::KubeMetrics;
 
-use connect::{Connector, HttpVersions};
+use connect::{Connector, HttpVersions, Pings};
 use service::{Limits, Pipeline};
 
 /// Requests each second: what an API server on two cores can answer, so that the server's own limits
@@ -86,10 +86,10 @@ pub enum BuildError {
     /// The user agent cannot be sent.
     #[error("the user agent {0:?} holds characters that HTTP does not allow")]
     UserAgent(String),
-    /// The credential plugin of the kubeconfig failed. Its output may hold a token and is not shown.
+    /// The credential plugin of the kubeconfig failed. Its output and arguments may hold secrets and are not shown.
     #[error("the credential plugin `{command}` of the kubeconfig failed ({status}); run it by hand to see why")]
     ExecPlugin {
-        /// The command line.
+        /// The program.
         command: String,
         /// How it ended.
         status: std::process::ExitStatus,
@@ -110,7 +110,16 @@ pub enum BuildError {
 /// It survives restarts of the API server: a connection that is cut, or does not answer pings for 20 s, is replaced.
 /// Must be called inside a tokio runtime.
 pub fn build(config: Config, options: &ClientOptions, metrics: &KubeMetrics) -> Result<Client, BuildError> {
-    let connector = Connector::new(prepare(config, &options.user_agent)?)?;
+    build_with(config, options, metrics, Pings::default())
+}
+
+fn build_with(
+    config: Config,
+    options: &ClientOptions,
+    metrics: &KubeMetrics,
+    pings: Pings,
+) -> Result<Client, BuildError> {
+    let connector = Connector::new(prepare(config, &options.user_agent)?, pings)?;
     let versions = if options.http2 { HttpVersions::Http2OrHttp1 } else { HttpVersions::Http1 };
     let limits = Limits::new(options);
     let pipeline = Pipeline::new(connector.transport(versions)?, connector.transport(versions)?, limits, metrics);
@@ -121,7 +130,7 @@ pub fn build(config: Config, options: &ClientOptions, metrics: &KubeMetrics) -> 
 ///
 /// For requests whose connection is taken over (exec, attach, port-forward) and for followed logs.
 pub fn build_streaming(config: Config, user_agent: &str) -> Result<Client, BuildError> {
-    let connector = Connector::new(prepare(config, user_agent)?)?;
+    let connector = Connector::new(prepare(config, user_agent)?, Pings::default())?;
     let transport = connector.transport(HttpVersions::Http1)?;
     Ok(client(transport, &connector))
 }
@@ -142,3 +151,6 @@ where
 {
     Client::new(service, connector.default_namespace())
 }
+
+#[cfg(test)]
+mod tests;

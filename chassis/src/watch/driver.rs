@@ -20,8 +20,6 @@ const BACKOFF_INITIAL: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A watch that ends earlier and without an event was not ended by its timeout.
 const WATCH_SHORTEST: Duration = Duration::from_secs(1);
-/// How much later than asked for a watch may end before it counts as hung.
-const HUNG_AFTER: Duration = Duration::from_secs(15);
 /// So many watches from one version may be refused in a row before the objects are listed anew: a version that the
 /// server does not know (its etcd was restored from a backup) is not always answered with 410.
 const REFUSED_WATCHES_MAX: u32 = 3;
@@ -133,7 +131,7 @@ where
         let timeout_secs = longest - rand::rng().random_range(0..=longest / 10);
         let lines = answer::watch(&self.client, &self.path, &self.options, version, timeout_secs).await?;
         let since = Instant::now();
-        let deadline = since + Duration::from_secs(timeout_secs.into()) + HUNG_AFTER;
+        let deadline = since + Duration::from_secs(timeout_secs.into()) + self.options.hung_after;
         self.state = State::Watching { version: version.clone(), lines, since, deadline, any_event: false };
         self.works();
         Ok(())

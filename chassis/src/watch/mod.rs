@@ -35,6 +35,8 @@ pub use metrics::WatchMetrics;
 const PAGE_SIZE: u32 = 500;
 /// Below the 240 s after which Azure's load balancers drop an idle connection.
 const TIMEOUT_SECS: u32 = 200;
+/// An API server ends a watch within a second or two of its timeout.
+const HUNG_AFTER: Duration = Duration::from_secs(15);
 /// Long enough for a rolling restart of one API server behind a balancer.
 const UNREADY_AFTER: Duration = Duration::from_secs(30);
 
@@ -51,6 +53,8 @@ pub struct WatchOptions {
     pub page_size: u32,
     /// How long one watch request is kept open, in seconds; must be under 295.
     pub timeout_secs: u32,
+    /// How much later than asked for a watch request may end before it counts as hung.
+    pub hung_after: Duration,
     /// How long it may fail before its gate closes.
     pub unready_after: Duration,
     /// Counters; `Default` counts for nobody.
@@ -66,6 +70,7 @@ impl WatchOptions {
             field_selector: None,
             page_size: PAGE_SIZE,
             timeout_secs: TIMEOUT_SECS,
+            hung_after: HUNG_AFTER,
             unready_after: UNREADY_AFTER,
             metrics: WatchMetrics::default(),
         }
@@ -144,3 +149,6 @@ where
     });
     Watch { events: events.boxed(), health }
 }
+
+#[cfg(test)]
+mod tests;
