@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
 use k8s_openapi::api::{certificates::v1::CertificateSigningRequest, core::v1::Namespace};
-use kube::Api;
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
 use tensile_chassis::{
     kube_client::{ClientOptions, KubeMetrics, build, build_streaming, load_config},
     readiness::Readiness,
@@ -25,9 +29,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The time limit for what takes a second or two on an idle machine.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 const UPPER_RBAC: &str = include_str!("../../../virtual-node/deploy/rbac-upper.yaml");
+const UPPER_RBAC_WIDE: &str = include_str!("../../../virtual-node/deploy/rbac-upper-service-account.yaml");
 const LOWER_RBAC: &str = include_str!("../../../virtual-node/deploy/rbac-lower.yaml");
 
 #[derive(Parser)]
@@ -54,16 +59,41 @@ pub struct Running {
 }
 
 /// Why one did not start.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum NotStarted {
-    Identity(IdentityError),
-    Claim(ClaimError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
 }
 
 /// Installs rights on both sides, as an administrator does.
 pub async fn install(upper: &Cluster, lower: &Cluster, node_name: &str) {
     upper.apply_yaml(&UPPER_RBAC.replace("{{NODE_NAME}}", node_name)).await.unwrap();
     lower.apply_yaml(LOWER_RBAC).await.unwrap();
+}
+
+/// Adds the rights of a virtual-node that has no node certificate.
+pub async fn install_wide(upper: &Cluster, node_name: &str) {
+    upper.apply_yaml(&UPPER_RBAC_WIDE.replace("{{NODE_NAME}}", node_name)).await.unwrap();
+}
+
+/// Denies the node's certificate request when it appears.
+pub async fn deny(upper: &Cluster, node_name: &str) {
+    let requests: Api<CertificateSigningRequest> = Api::all(upper.client());
+    let ours = ListParams::default().labels(&format!("{}={node_name}", label::VIRTUAL_NODE));
+    eventually("the node certificate is asked for and denied", SOON, || async {
+        let Some(request) = requests.list(&ours).await?.items.into_iter().next() else {
+            return Ok(Seen::NotYet("no request".into()));
+        };
+        let name = request.metadata.name.clone().unwrap_or_default();
+        let denied = json!([{"type": "Denied", "status": "True", "reason": "Policy", "message": "not on a Tuesday"}]);
+        let patch = Patch::Merge(json!({"status": {"conditions": denied}}));
+        requests.patch_approval(&name, &PatchParams::default(), &patch).await?;
+        Ok(Seen::Done(()))
+    })
+    .await
+    .unwrap();
 }
 
 /// Approves the node's certificate request when it appears, as an administrator does.
@@ -112,9 +142,9 @@ impl Plan<'_> {
             build: Arc::new(|config| build(config, &ClientOptions::default(), &metrics())),
             watch_clients: 1,
         };
-        let identity = identity::obtain(&command.identity, context).await.map_err(NotStarted::Identity)?;
+        let identity = identity::obtain(&command.identity, context).await?;
         let upper = UpperClients { node: identity.client.clone(), account };
-        NodeKeeper::check_name(&upper.node, &settings, self.installation).await.map_err(NotStarted::Claim)?;
+        NodeKeeper::check_name(&upper.node, &settings, self.installation).await?;
 
         let lower_config = account_config(self.lower).await;
         let readiness = Readiness::new();

@@ -7,7 +7,7 @@ mod harness;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use harness::{NotStarted, Plan, SOON, approve, install};
+use harness::{NotStarted, Plan, SOON, approve, deny, install, install_wide};
 use k8s_openapi::api::{
     certificates::v1::CertificateSigningRequest,
     coordination::v1::Lease,
@@ -130,13 +130,24 @@ async fn a_virtual_node_registers_with_an_approved_certificate_and_stays_registe
     running.stop().await;
 
     // A restart takes the stored certificate: nothing to approve.
-    let running = plan.start().await.unwrap();
+    let mut running = plan.start().await.unwrap();
     let requests: Api<CertificateSigningRequest> = Api::all(upper.client());
     let ours = ListParams::default().labels("tensile.dev/virtual-node=vn-low");
     assert_eq!(requests.list(&ours).await.unwrap().items.len(), 1);
+
+    // Somebody makes the Node another cluster's: we must not go on.
+    let theirs = json!({"metadata": {"annotations": {"tensile.dev/lower-cluster": "another"}}});
+    nodes(&upper).patch("vn-low", &PatchParams::default(), &Patch::Merge(theirs)).await.unwrap();
+    let end = tokio::time::timeout(SOON, running.ended()).await.unwrap();
+    assert!(matches!(end, Err(NodeNameTaken::OtherCluster { .. })), "{end:?}");
+    nodes(&upper).delete("vn-low", &DeleteParams::default()).await.unwrap();
+    let running = plan.start().await.unwrap();
+    let node = node_that(&upper, "vn-low", "the Node is Ready", SOON, ready).await;
+    lease_of(&upper, "vn-low", node.metadata.uid.as_deref().unwrap()).await;
     running.stop().await;
 
-    refuses_names_of_others(&upper, &lower).await;
+    Box::pin(refuses_names_of_others(&upper, &lower)).await;
+    Box::pin(says_who_denied_and_goes_without(&upper, &lower)).await;
     assert_eq!(refused(&lower), Vec::<String>::new());
     assert_eq!(refused(&upper), Vec::<String>::new());
     tokio::join!(upper.stop(), lower.stop());
@@ -178,6 +189,22 @@ async fn refuses_names_of_others(upper: &Cluster, lower: &Cluster) {
     let refusal = taken(refusal.err());
     assert!(matches!(refusal, NodeNameTaken::Foreign { .. }));
     assert!(refusal.to_string().contains("--node-name"), "{refusal}");
+}
+
+/// A denied certificate is a clear end; a ServiceAccount alone registers with the rights that its file grants.
+async fn says_who_denied_and_goes_without(upper: &Cluster, lower: &Cluster) {
+    install(upper, lower, "vn-plain").await;
+    let plan =
+        |args| Plan { upper, lower, node_name: "vn-plain", args, installation: "tensile-system/virtual-node-vn-plain" };
+    let (denied, ()) = tokio::join!(async { plan(&[]).start().await.err() }, deny(upper, "vn-plain"));
+    let denied = denied.unwrap().to_string();
+    assert!(denied.contains("was denied (Policy: not on a Tuesday)"), "{denied}");
+
+    install_wide(upper, "vn-plain").await;
+    let running = plan(&["--identity=service-account"]).start().await.unwrap();
+    let node = node_that(upper, "vn-plain", "the Node is Ready", SOON, is_ready).await;
+    lease_of(upper, "vn-plain", node.metadata.uid.as_deref().unwrap()).await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

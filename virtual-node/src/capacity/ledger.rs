@@ -26,7 +26,7 @@ pub struct CapacityLedger {
     inner: Arc<Inner>,
 }
 
-/// What a ledger publishes. Both are `None` until nodes and pods have been listed whole once: a sum over half a list
+/// What a ledger publishes. All are `None` until nodes and pods have been listed whole once: a sum over half a list
 /// would be a Node that shrinks or overcommits for a moment.
 #[derive(Clone)]
 pub struct Published {
@@ -34,6 +34,8 @@ pub struct Published {
     pub room: watch::Receiver<Option<Arc<Room>>>,
     /// What of it the Node object shows. It does not change when pods of ours come and go.
     pub shape: watch::Receiver<Option<Arc<Shape>>>,
+    /// The snapshot's revision: it changes also when the sums stay the same and only node classes differ.
+    pub revision: watch::Receiver<Option<u64>>,
 }
 
 struct Inner {
@@ -44,6 +46,7 @@ struct Inner {
     pods_listed: AtomicBool,
     room: watch::Sender<Option<Arc<Room>>>,
     shape: watch::Sender<Option<Arc<Shape>>>,
+    revision: watch::Sender<Option<u64>>,
 }
 
 impl CapacityLedger {
@@ -57,13 +60,18 @@ impl CapacityLedger {
             pods_listed: AtomicBool::new(false),
             room: watch::Sender::new(None),
             shape: watch::Sender::new(None),
+            revision: watch::Sender::new(None),
         };
         Self { inner: Arc::new(inner) }
     }
 
     /// Where the sums appear.
     pub fn published(&self) -> Published {
-        Published { room: self.inner.room.subscribe(), shape: self.inner.shape.subscribe() }
+        Published {
+            room: self.inner.room.subscribe(),
+            shape: self.inner.shape.subscribe(),
+            revision: self.inner.revision.subscribe(),
+        }
     }
 
     /// A lower pod as it is now.
@@ -88,7 +96,7 @@ impl CapacityLedger {
     }
 
     /// A lower node as it is now. One whose quantities cannot be read offers nothing.
-    pub(super) fn upsert_node(&self, node: &Node) {
+    pub(crate) fn upsert_node(&self, node: &Node) {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         self.change(|snapshot| {
             if let Err(error) = snapshot.upsert_node(node) {
@@ -103,7 +111,7 @@ impl CapacityLedger {
     }
 
     /// All lower nodes have been told of once.
-    pub(super) fn nodes_listed(&self) {
+    pub(crate) fn nodes_listed(&self) {
         self.inner.nodes_listed.store(true, Ordering::Release);
         self.inner.changed.notify_one();
     }
@@ -140,6 +148,7 @@ impl CapacityLedger {
             drop(snapshot);
             replace_if_other(&self.inner.shape, Shape::from(&room));
             replace_if_other(&self.inner.room, room);
+            self.inner.revision.send_replace(published);
         }
     }
 

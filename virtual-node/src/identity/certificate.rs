@@ -1,7 +1,7 @@
 //! The key, the request for a certificate, and what a certificate at hand is still good for. No I/O and no clock.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::config::AuthInfo;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
 use sha2::{Digest, Sha256};
@@ -14,6 +14,11 @@ pub const ORGANIZATION: &str = "system:nodes";
 /// A stored certificate is used at the start while more than this part of its life is left; otherwise a new one is
 /// asked for at once, since the renewal in the background (70 to 90 %) has evidently not come through.
 const REMAINING_FRACTION_MIN: f64 = 0.2;
+
+/// The signer of kube-controller-manager dates certificates back by this much, for clocks that are behind (kubernetes
+/// `pkg/controller/certificates/signer`). It is no part of the life: a certificate of some minutes would else be near
+/// its end from the start.
+const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 
 /// Name of the request: at most 253 characters; the node's name is cut so that prefix and digest fit.
 const NODE_PART_LENGTH_MAX: usize = 200;
@@ -154,13 +159,19 @@ impl Credential {
 
     /// When to renew it: at the given part of its life, 0 at its start and 1 at its end.
     pub fn renew_at(&self, fraction: f64) -> Timestamp {
-        let life = self.not_after.duration_since(self.not_before);
-        self.not_before.checked_add(life.mul_f64(fraction)).unwrap_or(self.not_after)
+        let life = self.not_after.duration_since(self.issued());
+        self.issued().checked_add(life.mul_f64(fraction)).unwrap_or(self.not_after)
     }
 
     fn remaining(&self, now: Timestamp) -> f64 {
-        let life = self.not_after.duration_since(self.not_before).as_secs_f64();
+        let life = self.not_after.duration_since(self.issued()).as_secs_f64();
         if life <= 0.0 { 0.0 } else { self.not_after.duration_since(now).as_secs_f64() / life }
+    }
+
+    /// When it was issued, as far as can be told.
+    fn issued(&self) -> Timestamp {
+        let issued = self.not_before.checked_add(BACKDATE).unwrap_or(self.not_before);
+        if issued < self.not_after { issued } else { self.not_before }
     }
 
     /// As kube's client takes it.
@@ -186,17 +197,17 @@ impl std::fmt::Debug for Credential {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use jiff::{SignedDuration, ToSpan};
+    use jiff::ToSpan;
     use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
     use super::*;
 
-    /// A certificate of the key for the node, as the cluster's CA would issue it, for one hour from `from`.
-    fn sign(key: &PendingKey, node_name: &str, from: Timestamp) -> String {
+    /// A certificate of the key for the node, as the cluster's CA would issue it at `issued`, for one hour.
+    fn sign(key: &PendingKey, node_name: &str, issued: Timestamp) -> String {
         let mut params = params(node_name);
         let at = |t: Timestamp| std::time::SystemTime::from(t).into();
-        params.not_before = at(from);
-        params.not_after = at(from.checked_add(1.hour()).unwrap());
+        params.not_before = at(issued.checked_sub(BACKDATE).unwrap());
+        params.not_after = at(issued.checked_add(1.hour()).unwrap());
         let ca = KeyPair::generate().unwrap();
         params.signed_by(&key.0, &rcgen::Issuer::new(CertificateParams::default(), ca)).unwrap().pem()
     }
@@ -224,7 +235,7 @@ mod tests {
     #[test]
     fn a_certificate_of_our_request_is_taken_with_its_validity() {
         let credential = credential();
-        assert_eq!(credential.not_before, start());
+        assert_eq!(credential.issued(), start());
         assert_eq!(credential.not_after.duration_since(start()), SignedDuration::from_hours(1));
     }
 

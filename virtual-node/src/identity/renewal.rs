@@ -31,7 +31,12 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    pub(super) fn new(requester: Requester, context: IdentityContext, first: Credential, rotators: Vec<Rotator>) -> Self {
+    pub(super) fn new(
+        requester: Requester,
+        context: IdentityContext,
+        first: Credential,
+        rotators: Vec<Rotator>,
+    ) -> Self {
         Self { requester, context, present: first, rotators }
     }
 

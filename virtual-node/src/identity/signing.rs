@@ -11,6 +11,7 @@ use k8s_openapi::{
     api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec},
 };
 use kube::{Api, api::PostParams};
+use tensile_chassis::retry::Backoff;
 use tensile_proto::vocabulary::label;
 use tokio::time::Instant;
 
@@ -18,12 +19,15 @@ use super::{
     certificate::{BadCredential, Credential, PendingKey, common_name},
     store::{CredentialStore, StoreError, Stored, Written},
 };
+use crate::node::said;
 
 /// Signs client certificates of nodes; the API server's client CA trusts it.
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 
-/// Time between two looks at the request: an install step waits for us, and one GET a second is nothing.
-const POLL: Duration = Duration::from_secs(1);
+/// Time between two looks at the request: short at first, for an install step approves at once and waits for us; in the
+/// long run one GET a second or two is nothing.
+const POLL_FIRST: Duration = Duration::from_millis(100);
+const POLL_MAX: Duration = Duration::from_secs(2);
 
 /// Time between two log lines that say what is waited for, while the process cannot serve without it.
 const REMINDER_FIRST: Duration = Duration::from_secs(30);
@@ -50,9 +54,10 @@ pub enum SigningError {
     Store(#[from] StoreError),
     /// The request could not be made or read.
     #[error(
-        "cannot {verb} CertificateSigningRequest {name}: {source}. Our ServiceAccount needs create and get on \
+        "cannot {verb} CertificateSigningRequest {name}: {}. Our ServiceAccount needs create and get on \
          certificatesigningrequests (deploy/rbac-upper.yaml); where the signer {SIGNER} is not to be had use \
-         --identity=service-account"
+         --identity=service-account",
+        said(source)
     )]
     Api {
         /// What was tried.
@@ -193,6 +198,7 @@ impl Requester {
         let name = key.request_name(&self.node_name);
         let bad = |source| SigningError::Bad { name: name.clone(), source };
         let mut next_reminder = Instant::now();
+        let mut poll = Backoff::new(POLL_FIRST, POLL_MAX);
         loop {
             match requests.get_opt(&name).await {
                 Ok(None) => self.create(&requests, &name, key).await?,
@@ -215,11 +221,11 @@ impl Requester {
                     }
                 },
                 Err(error) if transient(&error) => {
-                    tracing::warn!(request = %name, %error, "cannot read the request for the node certificate; trying again");
+                    tracing::warn!(request = %name, error = said(&error), "cannot read the request for the node certificate; trying again");
                 }
                 Err(source) => return Err(SigningError::Api { verb: "get", name, source: Box::new(source) }),
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(poll.next_delay()).await;
         }
     }
 
@@ -251,7 +257,7 @@ impl Requester {
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             Err(error) if transient(&error) => {
-                tracing::warn!(request = %name, %error, "cannot make the request for the node certificate; trying again");
+                tracing::warn!(request = %name, error = said(&error), "cannot make the request for the node certificate; trying again");
                 Ok(())
             }
             Err(source) => Err(SigningError::Api { verb: "create", name: name.to_owned(), source: Box::new(source) }),

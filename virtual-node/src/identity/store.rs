@@ -10,6 +10,7 @@ use kube::{Api, api::PostParams};
 use tensile_proto::vocabulary::label;
 
 use super::certificate::{Credential, PendingKey};
+use crate::node::said;
 
 /// Keys of the Secret's data.
 const CERTIFICATE: &str = "tls.crt";
@@ -41,8 +42,9 @@ pub(super) struct Stored {
 pub enum StoreError {
     /// The API server refused or did not answer.
     #[error(
-        "cannot {verb} Secret {namespace}/{name}, which keeps the node certificate: {source}. \
-         The namespace must exist and our ServiceAccount needs the Role of deploy/rbac-upper.yaml there"
+        "cannot {verb} Secret {namespace}/{name}, which keeps the node certificate: {}. \
+         The namespace must exist and our ServiceAccount needs the Role of deploy/rbac-upper.yaml there",
+        said(source)
     )]
     Api {
         /// What was tried.

@@ -186,7 +186,30 @@ pub(super) fn unreachable_taint() -> Taint {
 
 /// The lower version with our own as semver build metadata, as k3s does it: version checks compare the lower version
 /// alone. `v1.36.3` becomes `v1.36.3+tensile.0.1.0`, and `v1.36.3+k3s1` becomes `v1.36.3+k3s1.tensile.0.1.0`.
+///
+/// What is given may be what we made of it before: a process that starts during an outage has it from the Node.
 fn kubelet_version(lower: &str) -> String {
-    let joint = if lower.contains('+') { '.' } else { '+' };
-    format!("{lower}{joint}tensile.{}", env!("CARGO_PKG_VERSION"))
+    let plain = lower.find("tensile.").map_or(lower, |ours| lower[..ours].trim_end_matches(['+', '.']));
+    // Unknown; a version must still parse.
+    let plain = if plain.is_empty() { "v0.0.0" } else { plain };
+    let joint = if plain.contains('+') { '.' } else { '+' };
+    format!("{plain}{joint}tensile.{}", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kubelet_version;
+
+    #[test]
+    fn our_version_is_added_once() {
+        let ours = env!("CARGO_PKG_VERSION");
+        for (lower, expected) in [
+            ("v1.36.3", format!("v1.36.3+tensile.{ours}")),
+            ("v1.36.3+k3s1", format!("v1.36.3+k3s1.tensile.{ours}")),
+            ("", format!("v0.0.0+tensile.{ours}")),
+        ] {
+            assert_eq!(kubelet_version(lower), expected);
+            assert_eq!(kubelet_version(&expected), expected, "made of our own");
+        }
+    }
 }

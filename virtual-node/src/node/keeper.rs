@@ -21,6 +21,7 @@ use super::{
     Advertised, Facts, MayWrite, NodeNameTaken, NodeProfile, Reach, Shape, claim,
     lease::NodeLease,
     level::{Change, Plan, plan},
+    said,
 };
 use crate::{
     context::{Settings, UpperClients},
@@ -89,8 +90,9 @@ pub enum ClaimError {
     Taken(#[from] NodeNameTaken),
     /// The upper API server refused or did not answer.
     #[error(
-        "cannot read Node `{node}` and its lease in the upper cluster: {source}. The node identity must be \
-         system:node:{node} in group system:nodes, and the API server must run with --authorization-mode=Node,RBAC"
+        "cannot read Node `{node}` and its lease in the upper cluster: {said}. The node identity must be \
+         system:node:{node} in group system:nodes, and the API server must run with --authorization-mode=Node,RBAC",
+        said = said(source)
     )]
     Kube {
         /// Name of the Node.
@@ -106,7 +108,7 @@ pub enum ClaimError {
 enum RoundError {
     #[error(transparent)]
     Taken(#[from] NodeNameTaken),
-    #[error("cannot {verb}: {source}")]
+    #[error("cannot {verb}: {}", said(source))]
     Kube {
         verb: &'static str,
         #[source]
@@ -210,7 +212,9 @@ impl NodeKeeper {
                 changed = self.inputs.shape.changed(), if shape_open => shape_open = changed.is_ok(),
                 changed = self.inputs.reach.changed(), if reach_open => reach_open = changed.is_ok(),
             }
-            end = end.min((start + ROUND_INTERVAL).max(Instant::now()));
+            // A Node that is not there yet is not waited for.
+            let soonest = if self.observed.is_some() { start + ROUND_INTERVAL } else { start };
+            end = end.min(soonest.max(Instant::now()));
         }
     }
 

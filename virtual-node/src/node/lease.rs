@@ -15,7 +15,7 @@ use kube::{Api, api::PostParams};
 use tensile_chassis::retry::Backoff;
 use tokio::sync::watch;
 
-use super::{MayWrite, NodeNameTaken, claim};
+use super::{MayWrite, NodeNameTaken, claim, said};
 
 /// Where node leases live.
 const NAMESPACE: &str = "kube-node-lease";
@@ -48,7 +48,7 @@ pub(super) struct NodeLease {
 enum RenewError {
     #[error(transparent)]
     Taken(#[from] NodeNameTaken),
-    #[error(transparent)]
+    #[error("{}", said(.0))]
     Kube(#[from] kube::Error),
     #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
@@ -104,6 +104,17 @@ impl NodeLease {
     }
 
     async fn renew(&mut self, uid: &str) -> Result<(), RenewError> {
+        match self.renew_once(uid).await {
+            // Somebody changed it, or it went with a Node that was deleted by hand: read it anew.
+            Err(RenewError::Kube(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+                self.latest = None;
+                self.renew_once(uid).await
+            }
+            other => other,
+        }
+    }
+
+    async fn renew_once(&mut self, uid: &str) -> Result<(), RenewError> {
         if self.latest.is_none() {
             self.latest = self.leases.get_opt(&self.node_name).await?;
             if let Some(lease) = &self.latest {

@@ -20,9 +20,11 @@ mod lease;
 mod level;
 mod names;
 pub mod reach;
+mod said;
 
 use std::sync::Arc;
 
+pub(crate) use self::said::said;
 pub use self::{
     args::{NodeArgs, NodeProfile, UnreachablePolicy},
     claim::NodeNameTaken,

@@ -7,6 +7,8 @@ use tensile_chassis::watch::WatchHealth;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::said;
+
 /// Time between two probes, and how long one may take.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -138,17 +140,8 @@ async fn probe(client: &kube::Client) -> Result<(), String> {
         // A server that refuses this path or this credential answers, and that is all we ask here.
         Ok(Err(kube::Error::Api(status))) if status.code < 500 => Ok(()),
         Ok(Err(kube::Error::Api(status))) => Err(format!("/readyz answers {}", status.code)),
-        Ok(Err(error)) => Err(innermost(&error)),
+        Ok(Err(error)) => Err(said(&error)),
     }
-}
-
-/// The cause at the bottom (`Connection refused`), without the layers above it.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 fn log(verdict: &Reach) {
