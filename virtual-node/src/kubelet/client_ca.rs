@@ -9,10 +9,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, runtime::WatchStreamExt, runtime::watcher};
+use kube::Api;
 use rustls::{RootCertStore, server::WebPkiClientVerifier, server::danger::ClientCertVerifier};
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
-use tensile_chassis::readiness::Gate;
+use tensile_chassis::{
+    readiness::{Gate, Readiness},
+    watch::{Event, WatchOptions, watch},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -88,31 +91,31 @@ impl ClientCa {
         Ok(())
     }
 
-    /// Follows the ConfigMap until shutdown. `gate` is open while an authority is known.
+    /// Follows the ConfigMap until shutdown. `gate` is open while an authority is known: what is known stays in force
+    /// while the API server is away, so the watch's own troubles (it logs them) do not close it.
     pub async fn follow(&self, account: kube::Client, gate: Gate, shutdown: CancellationToken) {
+        gate.set_unready(format!("{CONFIG_MAP_NAMESPACE}/{CONFIG_MAP_NAME} has not been read; {CURE}"));
         let api: Api<ConfigMap> = Api::namespaced(account, CONFIG_MAP_NAMESPACE);
-        let mut changes = watcher::watch_object(api, CONFIG_MAP_NAME).default_backoff().boxed();
-        let mut failing = false;
+        let options = WatchOptions {
+            field_selector: Some(format!("metadata.name={CONFIG_MAP_NAME}")),
+            ..WatchOptions::new("kubelet-client-ca")
+        };
+        let of_watch = Readiness::new().gate("kubelet-client-ca");
+        let mut events = watch(api, options, of_watch);
+        let mut listed = None;
         loop {
-            let change = tokio::select! {
+            let event = tokio::select! {
                 () = shutdown.cancelled() => return,
-                change = changes.next() => change,
+                event = events.next() => event,
             };
-            match change {
+            match event {
                 None => return,
-                Some(Ok(config_map)) => {
-                    failing = false;
-                    self.take(config_map.as_ref(), &gate);
-                }
-                // What is known stays in force: an API server that is away for a moment changes nothing.
-                Some(Err(error)) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        warn!(%error, "cannot watch {CONFIG_MAP_NAMESPACE}/{CONFIG_MAP_NAME}; {CURE}");
-                    }
-                    if self.verifier.load().is_none() {
-                        gate.set_unready(format!("cannot read {CONFIG_MAP_NAMESPACE}/{CONFIG_MAP_NAME}; {CURE}"));
-                    }
-                }
+                Some(Event::Restarted) => listed = None,
+                Some(Event::Listed(config_map)) => listed = Some(config_map),
+                Some(Event::ListDone) => self.take(listed.take().as_ref(), &gate),
+                Some(Event::Applied(config_map)) => self.take(Some(&config_map), &gate),
+                Some(Event::Deleted(_)) => self.take(None, &gate),
+                Some(Event::Malformed { error, .. }) => warn!(error, "{CONFIG_MAP_NAME} cannot be read"),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde::{Serialize, de::DeserializeOwned};
-use tensile_chassis::retry::Backoff;
+use tensile_chassis::{kube_client::NoRetry, retry::Backoff};
 use tokio::{sync::Semaphore, time::Instant};
 
 /// Tries per review. With the backoff below a restart of an API server's replica is ridden out, and a caller does not
@@ -88,6 +88,7 @@ impl Reviewer {
     ) -> Result<A, ReviewError> {
         let failed = |error: String| ReviewError::Failed(error, kind);
         let request = Request::builder()
+            .extension(NoRetry)
             .method(Method::POST)
             .uri(path)
             .header(header::CONTENT_TYPE, "application/json")
