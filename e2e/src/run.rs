@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -21,8 +22,15 @@ const CLEANUP: &str = include_str!("run/cleanup.sh");
 const WATCHDOG: &str = "while read -r _; do :; done; exec sh -c \"$2\" cleanup.sh \"$1\"";
 pub(crate) const LAUNCH: &str = include_str!("run/launch.sh");
 
-/// Set to a non-empty value, the folders' log files stay after the run.
+/// Set to a non-empty value, the run's log files are kept, in `kept-logs` beside `runs`. They are kept
+/// without it, too, once a thread of the process has panicked: a test has failed, and somebody will ask why.
 pub const KEEP_LOGS_ENV: &str = "TENSILE_KEEP_LOGS";
+
+/// The file in the run's folder that says so to the clean-up script.
+const KEEP_LOGS_MARK: &str = "keep-logs";
+
+/// How long kept logs stay: nobody looks later, and CI machines fill up.
+const KEPT_LOGS_AGE_MAX: Duration = Duration::from_hours(7 * 24);
 
 /// The one run of this process.
 #[derive(Debug)]
@@ -71,7 +79,13 @@ impl Run {
     fn begin() -> Result<Self> {
         let runs = base_dir()?.join("runs");
         private_dir(&runs)?;
+        // One run begins at a time, or another's sweep could take our folder for a dead one before
+        // we have locked it.
+        let beginning =
+            File::create(base_dir()?.join("beginning.lock")).context("making the lock of beginning runs")?;
+        beginning.lock().context("waiting for another run to begin")?;
         sweep(&runs);
+        remove_old_logs(&base_dir()?.join("kept-logs"));
 
         // Six hex digits: network interface names hold at most 15 characters, and ours add a suffix.
         let name = format!("{:06x}", rand::random::<u32>() & 0xff_ffff);
@@ -94,6 +108,7 @@ impl Run {
             .stderr(Stdio::null())
             .spawn()
             .context("starting the watchdog shell")?;
+        keep_logs_after_a_panic(dir.clone());
         let lifeline = child.stdin.take().context("the watchdog has no standard input")?;
         Ok(Self { name, dir, _lock: lock, _lifeline: lifeline })
     }
@@ -104,7 +119,16 @@ const MAX_SAME_NAME: usize = 1000;
 
 /// Stops and removes everything recorded under `dir`, which lies in a run's folder.
 pub(crate) fn cleanup(dir: &Path) -> Result<()> {
-    let output = Command::new("sh")
+    let keep_logs = Run::current()?.dir().join(KEEP_LOGS_MARK).exists();
+    run_script(dir, keep_logs)
+}
+
+fn run_script(dir: &Path, keep_logs: bool) -> Result<()> {
+    let mut shell = Command::new("sh");
+    if keep_logs {
+        shell.env(KEEP_LOGS_ENV, "1");
+    }
+    let output = shell
         .arg("-c")
         .arg(CLEANUP)
         .arg("cleanup.sh")
@@ -142,15 +166,38 @@ fn private_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn keep_logs_after_a_panic(dir: PathBuf) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let mark = dir.join(KEEP_LOGS_MARK);
+        if !mark.exists() && fs::write(&mark, "").is_ok() {
+            eprintln!(
+                "tensile-e2e: a thread panicked; the clusters' logs are kept as {}",
+                dir.display().to_string().replace("/runs/", "/kept-logs/")
+            );
+        }
+        before(panic);
+    }));
+}
+
+fn remove_old_logs(kept: &Path) {
+    let Ok(entries) = fs::read_dir(kept) else { return };
+    for entry in entries.flatten() {
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > KEPT_LOGS_AGE_MAX) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Removes the folders of runs whose owner is gone and whose watchdog did not do it.
 fn sweep(runs: &Path) {
     let Ok(entries) = fs::read_dir(runs) else { return };
     for dir in entries.flatten().map(|entry| entry.path()) {
-        let Ok(lock) = File::open(dir.join("lock")) else {
-            continue;
-        };
-        if lock.try_lock().is_ok()
-            && let Err(error) = cleanup(&dir)
+        // Without a lock file it is no run that lives: those are made under the lock that we hold.
+        let dead = File::open(dir.join("lock")).map_or(true, |lock| lock.try_lock().is_ok());
+        if dead
+            && let Err(error) = run_script(&dir, false)
         {
             eprintln!("tensile-e2e: what a dead run left could not be removed: {error:#}");
         }

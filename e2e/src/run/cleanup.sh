@@ -25,7 +25,8 @@ for record in $(records processes); do
     pid=${record##*/}
     { read -r then <"$record" && read -r now <"/proc/$pid/stat"; } 2>/dev/null || continue
     [ "$(start_time "$then")" = "$(start_time "$now")" ] || continue
-    kill -9 -- "-$pid" "$pid" 2>/dev/null
+    # Without "--": dash takes that for a number, and then kills nothing.
+    kill -9 "-$pid" "$pid" 2>/dev/null
 done
 
 # A container runtime's children leave its process group, but never its cgroup.
@@ -76,9 +77,16 @@ if awk -v dir="$dir/" 'index($5, dir) == 1 { found = 1 } END { exit !found }' /p
     echo "cleanup.sh: a mount is left under $dir" >&2
     exit 1
 fi
-if [ -n "$TENSILE_KEEP_LOGS" ]; then
-    find "$dir" ! -type d ! -name '*.log' ! -path '*/log-*' -delete 2>/dev/null
-    find "$dir" -depth -type d -empty -delete 2>/dev/null
-else
+if [ -z "$TENSILE_KEEP_LOGS" ] && [ ! -e "$dir/keep-logs" ]; then
     rm -rf "$dir"
+    exit
 fi
+# A whole run (it has the lock file) moves out of the way of later runs, which remove dead ones.
+[ -e "$dir/lock" ] && whole_run=yes
+find "$dir" ! -type d ! -name '*.log' ! -path '*/log-*' -delete 2>/dev/null
+find "$dir" -depth -type d -empty -delete 2>/dev/null
+if [ -n "$whole_run" ] && [ -d "$dir" ]; then
+    kept=${dir%/*/*}/kept-logs
+    mkdir -p "$kept" && mv "$dir" "$kept/"
+fi
+exit 0
