@@ -164,7 +164,13 @@ impl Facts<'_> {
         node.metadata.name = Some(self.settings.node_name.clone());
         node.metadata.labels = Some(self.labels());
         node.metadata.annotations = Some(self.annotations());
-        node.spec = Some(NodeSpec { taints: Some(self.taints()), ..NodeSpec::default() });
+        node.spec = Some(NodeSpec {
+            taints: Some(self.taints()),
+            // A scheme that no cloud knows: cloud node lifecycle controllers delete a NotReady Node that they look up by
+            // name and do not find, but leave one with a foreign provider ID alone.
+            provider_id: Some(format!("tensile://{}/{}", self.settings.lower_cluster_uid, self.settings.node_name)),
+            ..NodeSpec::default()
+        });
         node.status = Some(NodeStatus {
             capacity: Some(shape.capacity.clone()),
             allocatable: Some(shape.allocatable.clone()),

@@ -64,7 +64,8 @@ pub struct NodeKeeperInputs {
     pub may_write: MayWrite,
     /// Reports outages as events on the Node.
     pub recorder: Recorder,
-    /// Opens when the Node is registered and level.
+    /// Closed while we lead and the Node is not registered or not level. A standby's is open: it has nothing to do, and
+    /// a replica that is never ready would hold up every rollout.
     pub gate: Gate,
 }
 
@@ -126,6 +127,7 @@ enum RoundError {
 impl NodeKeeper {
     /// A keeper that has not started.
     pub fn new(inputs: NodeKeeperInputs) -> Self {
+        inputs.gate.set_ready();
         Self {
             nodes: Api::all(inputs.upper.node.clone()),
             nodes_by_account: Api::all(inputs.upper.account.clone()),
@@ -163,6 +165,7 @@ impl NodeKeeper {
             self.inputs.may_write.clone(),
         );
         let uid = self.node_uid.subscribe();
+        self.inputs.gate.set_unready("the Node is not registered yet; it waits for the lower cluster's nodes and pods");
         tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             taken = self.keep() => Err(taken),
@@ -178,7 +181,9 @@ impl NodeKeeper {
             let pause = match self.round().await {
                 Ok(next_look) => {
                     backoff.reset();
-                    self.inputs.gate.set_ready();
+                    if self.observed.is_some() {
+                        self.inputs.gate.set_ready();
+                    }
                     next_look.map_or(LOOK_MAX, until).clamp(ROUND_INTERVAL, LOOK_MAX)
                 }
                 Err(RoundError::Taken(taken)) => return taken,
