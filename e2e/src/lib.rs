@@ -20,11 +20,13 @@ pub mod process;
 pub mod run;
 pub mod testbed;
 pub mod tools;
+pub mod virtual_node;
 
 pub use eventually::{Seen, eventually};
 pub use process::Supervised;
 pub use testbed::{AuditEntry, Cluster, ClusterBuilder, ImageArchive, KwokNodes, RealNodes, SHELL_IMAGE};
 pub use tools::{Tool, Tools};
+pub use virtual_node::{VirtualNode, VirtualNodeBuilder};
 
 /// Chooses the TLS provider for this process; later calls change nothing. Without it the first
 /// use of TLS panics when two providers are compiled in.

@@ -37,7 +37,7 @@ const QUEUE_LENGTH_MAX: usize = 4096;
 const NOTE_BYTES_MAX: usize = 1024;
 
 /// A series is forgotten when it was silent for this long; client-go uses the same six minutes.
-const SERIES_IDLE_MAX: Duration = Duration::from_secs(6 * 60);
+const SERIES_IDLE_MAX: Duration = Duration::from_mins(6);
 
 /// A series is written at most this often: its count is for people, who do not read faster.
 const SERIES_WRITE_INTERVAL: Duration = Duration::from_secs(10);

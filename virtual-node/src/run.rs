@@ -69,7 +69,7 @@ pub async fn run(args: Args) -> Result<()> {
             watch_clients: WATCH_CONNECTIONS,
         },
     );
-    let Some(identity) = stop.run_until_cancelled(identity).await.transpose()? else { return Ok(()) };
+    let Some(identity) = Box::pin(stop.run_until_cancelled(identity)).await.transpose()? else { return Ok(()) };
     let upper = UpperClients { node: identity.client.clone(), account: clusters.account };
     let lower = clusters.lower;
     let Some(lower_identity) = bootstrap::lower_identity(&lower.api, &upper.node, &args.node_name, &stop).await? else {

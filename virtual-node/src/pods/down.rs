@@ -57,15 +57,13 @@ impl Syncer {
             }
             Err(error) => {
                 let refused = refusal::judge(&error);
-                match refused.reason {
-                    Some(reason) => self.stuck(key, &view, reason, &refused.message, refused.lasts).await,
-                    None => {
-                        if matches!(&error, kube::Error::Api(status) if status.code == 404) {
-                            self.needs.namespace_changed(&key.namespace);
-                        }
-                        retry("could not create the lower pod", &error)
-                    }
+                if let Some(reason) = refused.reason {
+                    return self.stuck(key, &view, reason, &refused.message, refused.lasts).await;
                 }
+                if matches!(&error, kube::Error::Api(status) if status.code == 404) {
+                    self.needs.namespace_changed(&key.namespace);
+                }
+                retry("could not create the lower pod", &error)
             }
         }
     }

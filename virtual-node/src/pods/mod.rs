@@ -44,7 +44,7 @@ use index::Index;
 
 /// The longest pause between tries at one pod: long enough to be gentle to a cluster that refuses hundreds, short enough
 /// that a pod starts soon after somebody has mended what was wrong.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_mins(1);
 
 /// What the pods part is made of.
 pub struct Pods {

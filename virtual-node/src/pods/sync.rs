@@ -29,7 +29,7 @@ const STEPS_MAX: usize = 16;
 
 /// Pause before looking again at a pod that waits for an event which should have come. Events make it faster; this is
 /// only the net below them.
-const WAIT_RECHECK: Duration = Duration::from_secs(60);
+const WAIT_RECHECK: Duration = Duration::from_mins(1);
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -148,15 +148,12 @@ impl Syncer {
     /// Patches the upper pod's status and takes the answer into the index, so that the next comparison is with what the
     /// API server holds and not with what a watch will tell a moment later.
     async fn patch_upper_status(&self, key: &Key, upper_uid: &str, status: &Value) -> Result<(), kube::Error> {
-        match requests::patch_status(&self.upper.node, key, upper_uid, status).await? {
-            Some(answer) => {
-                let version = answer.metadata.resource_version.as_deref();
-                self.index.upper_status_written(key, upper_uid, version, answer.status);
-            }
-            None => {
-                debug!("the pod went away before its status was written");
-                self.upper_gone(key, Some(upper_uid));
-            }
+        if let Some(answer) = requests::patch_status(&self.upper.node, key, upper_uid, status).await? {
+            let version = answer.metadata.resource_version.as_deref();
+            self.index.upper_status_written(key, upper_uid, version, answer.status);
+        } else {
+            debug!("the pod went away before its status was written");
+            self.upper_gone(key, Some(upper_uid));
         }
         Ok(())
     }

@@ -1,0 +1,271 @@
+//! Runs our `virtual-node` binary between two clusters, installed as an administrator would.
+
+use std::{
+    env,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::{certificates::v1::CertificateSigningRequest, core::v1::Node};
+use kube::Api;
+use parking_lot::Mutex;
+use tensile_proto::vocabulary::label;
+
+use crate::{
+    claim::PortClaim,
+    eventually::{Seen, eventually},
+    process::Supervised,
+    run::Run,
+    testbed::Cluster,
+};
+
+/// Names the binary to run in place of the one beside this program.
+const BINARY_VARIABLE: &str = "TENSILE_VIRTUAL_NODE";
+
+/// Where the rights that an installation grants are written down; `{{NODE_NAME}}` stands for the node's name.
+const RBAC_UPPER: &str = include_str!("../../virtual-node/deploy/rbac-upper.yaml");
+const RBAC_LOWER: &str = include_str!("../../virtual-node/deploy/rbac-lower.yaml");
+
+/// From the start of the process to a Node that is Ready: a second on an idle machine.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a process that must fail may take to do so.
+const FAILURE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What to start.
+pub struct VirtualNodeBuilder<'a> {
+    upper: &'a Cluster,
+    lower: &'a Cluster,
+    name: String,
+    args: Vec<String>,
+}
+
+/// A running virtual-node; stopped when dropped.
+pub struct VirtualNode {
+    name: String,
+    command: Mutex<Command>,
+    dir: PathBuf,
+    admin: PortClaim,
+    upper: kube::Client,
+    process: Mutex<Supervised>,
+    _ports: [PortClaim; 2],
+}
+
+impl VirtualNode {
+    /// A virtual-node named `vn` that makes `lower` a node of `upper`.
+    pub fn builder<'a>(upper: &'a Cluster, lower: &'a Cluster) -> VirtualNodeBuilder<'a> {
+        VirtualNodeBuilder { upper, lower, name: "vn".to_owned(), args: Vec::new() }
+    }
+
+    /// The Node's name.
+    pub fn node_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Kills the process without warning, and waits until it is gone.
+    pub fn kill9(&self) {
+        self.process.lock().kill9();
+    }
+
+    /// Asks the process to end and waits until it has.
+    pub async fn term(&self, limit: Duration) -> Result<ExitStatus> {
+        self.process.lock().term();
+        eventually("the virtual-node has ended", limit, || async {
+            Ok(match self.process.lock().exited() {
+                Some(status) => Seen::Done(status),
+                None => Seen::NotYet("running".to_owned()),
+            })
+        })
+        .await
+    }
+
+    /// Starts the process again, with the same arguments, and waits until it is ready.
+    pub async fn restart(&self) -> Result<()> {
+        self.restart_without_waiting()?;
+        self.until_ready().await
+    }
+
+    /// Starts the process again, with the same arguments.
+    pub fn restart_without_waiting(&self) -> Result<()> {
+        *self.process.lock() = Supervised::spawn(&self.name, &self.command.lock(), &self.dir)?;
+        Ok(())
+    }
+
+    /// All that the process has logged, over restarts.
+    pub fn logs(&self) -> String {
+        fs::read_to_string(self.process.lock().log_path()).unwrap_or_default()
+    }
+
+    /// Where probes and metrics are served.
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin.port())
+    }
+
+    /// CPU time used so far.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        self.process.lock().cpu_seconds()
+    }
+
+    /// Peak resident memory so far.
+    pub fn rss_peak_mib(&self) -> Result<f64> {
+        self.process.lock().rss_peak_mib()
+    }
+
+    async fn until_ready(&self) -> Result<()> {
+        let nodes: Api<Node> = Api::all(self.upper.clone());
+        eventually(&format!("virtual node {} is Ready", self.name), READY_DEADLINE, || async {
+            if let Some(status) = self.process.lock().exited() {
+                bail!("the process has ended ({status}): {}", self.process.lock().log_tail(20));
+            }
+            let ready = self.probe().await;
+            if ready.as_deref().is_ok_and(|text| text.starts_with("ready")) {
+                let node = nodes.get(&self.name).await?;
+                let status = node.status.unwrap_or_default();
+                let is_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+                return Ok(Seen::when(is_ready && status.allocatable.is_some(), status.conditions));
+            }
+            Ok(Seen::NotYet(format!("{ready:?}; its last words:\n{}", self.process.lock().log_tail(8))))
+        })
+        .await
+    }
+
+    async fn probe(&self) -> Result<String> {
+        http_get(self.admin.port(), "/ready").await
+    }
+
+    /// The process's own metrics.
+    pub async fn metrics(&self) -> Result<String> {
+        http_get(self.admin.port(), "/metrics").await
+    }
+}
+
+impl VirtualNodeBuilder<'_> {
+    /// Names the Node.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Further arguments of the command.
+    #[must_use]
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Installs the rights, starts the process, approves its certificate, and waits until the Node is Ready.
+    pub async fn start(self) -> Result<VirtualNode> {
+        let node = self.launch().await?;
+        let name = node.name.clone();
+        let approve = self.upper.approve_when_asked(&name);
+        tokio::select! {
+            ready = node.until_ready() => ready?,
+            never = approve => never?,
+        }
+        Ok(node)
+    }
+
+    /// Starts the process and waits until it has ended by itself; gives its exit code and what it logged.
+    pub async fn start_expecting_failure(self) -> Result<(Option<i32>, String)> {
+        let node = self.launch().await?;
+        let status = eventually("the virtual-node ends by itself", FAILURE_DEADLINE, || async {
+            Ok(match node.process.lock().exited() {
+                Some(status) => Seen::Done(status),
+                None => Seen::NotYet(node.process.lock().log_tail(5)),
+            })
+        });
+        let status = tokio::select! {
+            status = status => status?,
+            never = self.upper.approve_when_asked(&node.name) => { never?; bail!("approval ended") }
+        };
+        Ok((status.code(), node.logs()))
+    }
+
+    async fn launch(&self) -> Result<VirtualNode> {
+        let Self { upper, lower, name, args } = self;
+        upper.apply_yaml(&RBAC_UPPER.replace("{{NODE_NAME}}", name)).await.context("rights in the upper cluster")?;
+        lower.apply_yaml(&RBAC_LOWER.replace("{{NODE_NAME}}", name)).await.context("rights in the lower cluster")?;
+        let upper_kubeconfig = upper.service_account_kubeconfig("tensile-system", "virtual-node").await?;
+        let lower_kubeconfig = lower.service_account_kubeconfig("tensile-system", "virtual-node").await?;
+        let address = upper.host_address();
+        let (kubelet, grpc, admin) = (PortClaim::new()?, PortClaim::new()?, PortClaim::new()?);
+        let mut command = Command::new(binary()?);
+        command
+            .args(["--node-name", name, "--cluster-name", name])
+            .arg("--upper-kubeconfig")
+            .arg(upper_kubeconfig)
+            .arg("--lower-kubeconfig")
+            .arg(lower_kubeconfig)
+            .args(["--node-address", &address.to_string()])
+            .arg(format!("--kubelet-address={address}:{}", kubelet.port()))
+            .arg(format!("--grpc-address={address}:{}", grpc.port()))
+            .arg(format!("--admin-address=127.0.0.1:{}", admin.port()))
+            .args(args)
+            .env("TENSILE_LOG", env::var("TENSILE_LOG").unwrap_or_else(|_| "info,tensile_virtual_node=debug".into()));
+        let dir = Run::current()?.new_dir(name)?;
+        let process = Supervised::spawn(name, &command, &dir)?;
+        Ok(VirtualNode {
+            name: name.clone(),
+            command: Mutex::new(command),
+            dir,
+            admin,
+            upper: upper.client(),
+            process: Mutex::new(process),
+            _ports: [kubelet, grpc],
+        })
+    }
+}
+
+impl Cluster {
+    /// Approves certificate requests of this virtual node whenever they come, as an install step would. Ends with an
+    /// error only.
+    async fn approve_when_asked(&self, node_name: &str) -> Result<()> {
+        let subject = format!("system:node:{node_name}");
+        loop {
+            let of_node = |request: &CertificateSigningRequest| {
+                let labelled = request.metadata.labels.as_ref().and_then(|labels| labels.get(label::VIRTUAL_NODE));
+                labelled.is_some_and(|name| *name == node_name)
+            };
+            // An API server that is away must not end the test's start; the wait for Ready has the deadline.
+            if let Ok(approved) = self.approve_csrs(of_node).await
+                && !approved.is_empty()
+            {
+                eprintln!("approved {approved:?} for {subject}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The binary to run: the one named by the environment, or the one built beside this program.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os(BINARY_VARIABLE) {
+        return Ok(path.into());
+    }
+    let me = env::current_exe().context("finding this program")?;
+    let found = me.ancestors().skip(1).take(2).map(|dir| dir.join("virtual-node")).find(|path| Path::is_file(path));
+    found.with_context(|| {
+        format!(
+            "no virtual-node beside {}: build it with `cargo build -p tensile-virtual-node`, or name one in {BINARY_VARIABLE}",
+            me.display()
+        )
+    })
+}
+
+/// A GET without a client library: the answer's body, whatever its status.
+async fn http_get(port: u16, path: &str) -> Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let get = async {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), get).await.context("no answer in 5 s")??;
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}

@@ -1,0 +1,13 @@
+//! Pods of an upper cluster run in two lower clusters: what a user of kubectl sees, on real control planes with KWOK nodes.
+//!
+//! One upper and two lower clusters serve all tests of this program; each test works in a namespace of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod deletion;
+mod deployments;
+mod jobs;
+mod needs;
+mod refusals;
+mod spec;
+mod world;
