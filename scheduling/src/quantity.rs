@@ -1,7 +1,9 @@
 //! Kubernetes quantities (`100m`, `1.5Gi`, `12e6`) as exact numbers, and back.
 //!
 //! Parsing and rounding follow apimachinery's `resource.Quantity`: nothing below a nano, every rounding goes away from
-//! zero ("if you want some resources, you should get some"), and amounts too big to hold stay at the biggest.
+//! zero ("if you want some resources, you should get some"). Two differences, neither met in objects that an API server has
+//! validated: amounts too big to hold stay at the biggest where apimachinery's wrap around, and all negative amounts are rounded
+//! away from zero where its slow path rounds some towards it.
 
 /// Nanos in one unit: the finest step that a quantity holds.
 const NANO: i128 = 1_000_000_000;

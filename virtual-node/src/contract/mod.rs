@@ -4,7 +4,20 @@
 //!  capacity (snapshot) ──publisher──▶ ClusterState ──▶ Watch            newest state wins
 //!  pods (verdicts) ─────▶ Placements ─────────────────▶ WatchPlacements  whole state, then changes
 //! ```
+//!
+//! Invariant: nothing here queues for a client. A stream is pulled, and what a slow client missed is merged or told anew.
 
 mod placements;
+mod publisher;
+mod server;
+mod service;
+mod state;
+mod stream;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use placements::{PlacementVerdict, Placements};
+pub use server::{ContractArgs, ContractInputs, ContractServer};

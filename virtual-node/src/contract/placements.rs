@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use tensile_scheduling::name::Name;
 use tokio::sync::watch;
 
-/// Changes that the log keeps: more than a reader that reads every second misses in a burst, and small (24 bytes each).
+/// Changes that the log keeps: more than a reader that reads every second misses in a burst. It holds no more than one MiB,
+/// UIDs of pods that are gone included.
 const LOG_MAX: usize = 16_384;
 /// Bytes of a scheduler's message that are kept. Messages of big clusters name many reasons; the first ones tell.
 const MESSAGE_BYTES_MAX: usize = 1_024;
@@ -73,9 +74,12 @@ pub(super) enum Kept {
 pub(super) enum Batch {
     /// Everything, as of one number.
     Whole { number: u64, verdicts: Vec<(Arc<str>, Kept)> },
-    /// What changed since the last batch, with the number of each pod's latest change, rising. `None`: forgotten.
-    Changes(Vec<(u64, Arc<str>, Option<Kept>)>),
+    /// What changed since the last batch, by rising number.
+    Changes(Vec<Change>),
 }
+
+/// The number of a pod's latest change, its UID, and its verdict; `None`: forgotten.
+pub(super) type Change = (u64, Arc<str>, Option<Kept>);
 
 /// One reader's place.
 pub(super) struct Reader {
@@ -149,7 +153,7 @@ impl Book {
     }
 
     /// What changed after number `told`; `None` when the log does not reach back that far.
-    fn since(&self, told: u64) -> Option<Vec<(u64, Arc<str>, Option<Kept>)>> {
+    fn since(&self, told: u64) -> Option<Vec<Change>> {
         let missed = usize::try_from(self.number - told).ok().filter(|missed| *missed <= self.log.len())?;
         let mut seen = HashSet::with_capacity(missed);
         let newest_first = (told + 1..=self.number).rev().zip(self.log.iter().rev());
