@@ -136,6 +136,19 @@ fn service_variables_take_the_place_of_the_lower_ones() {
 }
 
 #[test]
+fn the_cluster_ca_is_the_upper_one_in_environments_too() {
+    let upper = with_spec(json!({"containers": [{"name": "c",
+        "env": [{"name": "CA", "valueFrom": {"configMapKeyRef": {"name": "kube-root-ca.crt", "key": "ca.crt"}}}],
+        "envFrom": [{"configMapRef": {"name": "kube-root-ca.crt"}}, {"configMapRef": {"name": "other"}}]}]}));
+    let container = json!(below(&upper).spec.unwrap().containers[0]);
+    assert_eq!(container["env"][2]["valueFrom"]["configMapKeyRef"]["name"], "tensile-root-ca");
+    assert_eq!(
+        container["envFrom"],
+        json!([{"configMapRef": {"name": "tensile-root-ca"}}, {"configMapRef": {"name": "other"}}])
+    );
+}
+
+#[test]
 fn the_lower_scheduler_is_a_setting() {
     let mut settings = settings();
     settings.lower_scheduler_name = Some("bin-packer".into());

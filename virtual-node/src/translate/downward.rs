@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, EnvVar, ObjectFieldSelec
 use tensile_proto::vocabulary::annotation;
 
 /// The field paths that differ between the two pods, and the annotation that holds the upper value.
-/// `metadata.name`, single labels and single annotations are equal in both and pass.
+/// `metadata.name`, single labels and single annotations are equal in both and pass. So do `status.hostIP` and
+/// `status.podIP`: a process that asks for them wants to reach the machine it runs on, or be reached where it is.
 const PATHS: [(&str, &str); 6] = [
     ("metadata.namespace", annotation::UPPER_NAMESPACE),
     ("metadata.uid", annotation::UPPER_UID),

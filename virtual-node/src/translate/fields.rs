@@ -2,6 +2,8 @@
 //!
 //! The docs are made from this table, and a property test proves over generated pods that exactly these fields differ.
 
+use std::fmt::{self, Write};
+
 /// What happens to a field on the way down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
@@ -11,6 +13,16 @@ pub enum Treatment {
     Mapped,
     /// It is ours; the upper pod has nothing there, or something that yields.
     Added,
+}
+
+impl fmt::Display for Treatment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stripped => "stripped",
+            Self::Mapped => "mapped",
+            Self::Added => "added",
+        })
+    }
 }
 
 /// One entry of the table.
@@ -147,3 +159,28 @@ pub const FIELDS: &[Field] = &[
     // Status
     stripped("status", "the lower cluster's own"),
 ];
+
+/// The table in Markdown, for the docs.
+pub fn markdown() -> String {
+    let mut text = String::from("| Field | On the way down | Why |\n|---|---|---|\n");
+    for Field { path, treatment, why } in FIELDS {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{path}` | {treatment} | {why} |");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_field_is_listed_once_and_can_stand_in_a_table() {
+        let paths: BTreeSet<_> = FIELDS.iter().map(|field| field.path).collect();
+        assert_eq!(paths.len(), FIELDS.len());
+        assert!(FIELDS.iter().all(|field| !field.why.contains(['|', '\n'])));
+        assert_eq!(markdown().lines().count(), FIELDS.len() + 2);
+    }
+}

@@ -121,7 +121,7 @@ fn volumes() -> impl Strategy<Value = Value> {
         {"name": "v-flex", "flexVolume": {"driver": "d", "secretRef": {"name": "sec-flex"}}},
         {"name": "v-azure", "azureFile": {"secretName": "sec-azure", "shareName": "s"}},
         {"name": "v-ceph", "cephfs": {"monitors": ["m"], "secretRef": {"name": "sec-ceph"}}},
-        {"name": "v-iscsi", "iscsi": {"targetPortal": "p", "iqn": "i", "lun": 0, "secretRef": {"name": "sec-iscsi"}}},
+        {"name": "v-iscsi", "iscsi": {"targetPortal": "10.0.0.1:3260", "iqn": "iqn.2026-01.example:x", "lun": 0, "secretRef": {"name": "sec-iscsi"}}},
     ]))
 }
 

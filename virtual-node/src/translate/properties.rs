@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tensile_proto::vocabulary::annotation;
 
 use super::{
-    CompactStatus, Context, carried_digest,
+    CompactStatus, Context, ROOT_CA_CONFIG_MAP, carried_digest,
     fields::{FIELDS, Field, Treatment},
     generate::{merge_label_keys, services_env, settings, status, upper_pod},
     is_carried, needs, pod_down, pod_update,
@@ -303,6 +303,26 @@ proptest! {
             conditions.into_iter().map(|(type_, condition)| (type_, condition.status)).collect()
         };
         prop_assert_eq!(statuses(others), statuses(expected));
+    }
+
+    /// No reference below leads to the lower cluster's own identity, and what takes its place is asked for by `needs`.
+    #[test]
+    fn nothing_below_shows_the_lower_identity(upper in upper_pod(), other in upper_pod()) {
+        let settings = settings();
+        let ctx = Context { settings: &settings, services_env: &[] };
+        let mut lower = created(pod_down(&upper, &ctx).unwrap());
+        let upper = updated(&upper, &other);
+        lower = sent(&lower, &pod_update(&upper, &lower, &ctx).unwrap());
+        let mut names = BTreeSet::new();
+        strings(&json!(lower.spec), &mut names);
+        for foreign in ["kube-root-ca.crt", "metadata.namespace", "metadata.uid", "metadata.labels", "metadata.annotations",
+            "spec.nodeName", "spec.serviceAccountName"] {
+            prop_assert!(!names.contains(foreign), "{foreign} in {}", json!(lower.spec));
+        }
+        prop_assert!(!json!(lower.spec).to_string().contains("serviceAccountToken"));
+        let found = needs(&upper);
+        prop_assert_eq!(found.root_ca, names.contains(ROOT_CA_CONFIG_MAP));
+        prop_assert!(found.tokens.iter().all(|token| names.contains(&token.secret) && names.contains(&token.key)));
     }
 
     /// Every reference that the generator placed is found, wherever it stands.
