@@ -12,21 +12,39 @@ case $dir in
 esac
 [ -d "$dir" ] || exit 0
 
-# Prints the start time in a line of /proc/PID/stat. The command name may hold blanks and
-# brackets, so count from the last bracket: the start time is field 22, and 20 from there.
-start_time() {
-    set -- ${1##*) }
-    echo "${20}"
-}
-
 records() { find "$dir" -path "*/$1/*" -type f 2>/dev/null; }
 
-for record in $(records processes); do
-    pid=${record##*/}
-    { read -r then <"$record" && read -r now <"/proc/$pid/stat"; } 2>/dev/null || continue
-    [ "$(start_time "$then")" = "$(start_time "$now")" ] || continue
-    # Without "--": dash takes that for a number, and then kills nothing.
-    kill -9 "-$pid" "$pid" 2>/dev/null
+# Prints state and start time in a line of /proc/PID/stat. The command name may hold blanks and
+# brackets, so count from the last bracket: the state is field 3, the start time field 22.
+state_and_start() {
+    set -- ${1##*) }
+    echo "$1 ${20}"
+}
+
+# Prints the recorded processes that still run.
+living() {
+    for record in $(records processes); do
+        pid=${record##*/}
+        { read -r then <"$record" && read -r now <"/proc/$pid/stat"; } 2>/dev/null || continue
+        now=$(state_and_start "$now")
+        then=$(state_and_start "$then")
+        [ "${now#* }" = "${then#* }" ] && [ "${now% *}" != Z ] && echo "$pid"
+    done
+}
+
+round=0
+while pids=$(living); [ -n "$pids" ]; do
+    if [ $round -eq 100 ]; then
+        # The records stay, so that a later run tries again.
+        echo "cleanup.sh: these processes do not end:" $pids >&2
+        exit 1
+    fi
+    for pid in $pids; do
+        # Without "--": dash takes that for a number, and then kills nothing.
+        kill -9 "-$pid" "$pid" 2>/dev/null
+    done
+    round=$((round + 1))
+    sleep 0.02
 done
 
 # A container runtime's children leave its process group, but never its cgroup.

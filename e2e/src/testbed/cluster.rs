@@ -431,14 +431,6 @@ const RAW_GET_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!(
-                "tensile-e2e: the logs of cluster {} go with its folder {}; set {}=1 to keep them",
-                self.wanted.name,
-                self.layout.dir.display(),
-                run::KEEP_LOGS_ENV
-            );
-        }
         self.real_nodes.lock().clear();
         // First a signal to all, so that they end side by side.
         for component in self.components() {
