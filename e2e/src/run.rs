@@ -196,9 +196,7 @@ fn sweep(runs: &Path) {
     for dir in entries.flatten().map(|entry| entry.path()) {
         // Without a lock file it is no run that lives: those are made under the lock that we hold.
         let dead = File::open(dir.join("lock")).map_or(true, |lock| lock.try_lock().is_ok());
-        if dead
-            && let Err(error) = run_script(&dir, false)
-        {
+        if dead && let Err(error) = run_script(&dir, false) {
             eprintln!("tensile-e2e: what a dead run left could not be removed: {error:#}");
         }
     }

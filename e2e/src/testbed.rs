@@ -10,8 +10,11 @@ mod cluster;
 mod component;
 mod control_plane;
 mod kwok;
+mod outages;
 mod real_nodes;
 
+pub(crate) use access::{Clients, account_token, approve_requests};
+pub(crate) use apply::{api_of, apply_yaml, parse_yaml};
 pub use audit::AuditEntry;
 pub use builder::ClusterBuilder;
 pub use cluster::Cluster;

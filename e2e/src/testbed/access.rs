@@ -56,18 +56,7 @@ impl Cluster {
 
     /// A kubeconfig for a service account, with a token of one day. The account must exist.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
-        let api: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
-        let request = TokenRequest {
-            spec: Some(TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() }),
-            ..TokenRequest::default()
-        };
-        let token = api
-            .create_token_request(name, &PostParams::default(), &request)
-            .await
-            .with_context(|| format!("asking for a token of the service account {namespace}/{name}"))?
-            .status
-            .context("the token request came back without a token")?
-            .token;
+        let token = account_token(&self.client(), namespace, name).await?;
         self.write_kubeconfig(&format!("{namespace}-{name}"), &json!({ "token": token }))
     }
 
@@ -80,16 +69,7 @@ impl Cluster {
 
     /// Approves every CertificateSigningRequest that is undecided and `wanted`; gives their names.
     pub async fn approve_csrs(&self, wanted: impl Fn(&CertificateSigningRequest) -> bool) -> Result<Vec<String>> {
-        let api: Api<CertificateSigningRequest> = Api::all(self.client());
-        let mut approved = Vec::new();
-        for request in api.list(&ListParams::default()).await.context("listing certificate requests")?.items {
-            let decided = request.status.as_ref().is_some_and(|status| status.conditions.is_some());
-            if !decided && wanted(&request) {
-                approved.push(request.metadata.name.clone().unwrap_or_default());
-                approve(&api, request).await?;
-            }
-        }
-        Ok(approved)
+        approve_requests(&self.client(), wanted).await
     }
 
     fn write_kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
@@ -98,6 +78,37 @@ impl Cluster {
         write_private(&path, &kubeconfig(self.name(), self.server_url(), self.ca_pem(), user))?;
         Ok(path)
     }
+}
+
+/// A token of one day for a service account, which must exist.
+pub(crate) async fn account_token(client: &kube::Client, namespace: &str, name: &str) -> Result<String> {
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() }),
+        ..TokenRequest::default()
+    };
+    let answered = api
+        .create_token_request(name, &PostParams::default(), &request)
+        .await
+        .with_context(|| format!("asking for a token of the service account {namespace}/{name}"))?;
+    answered.status.and_then(|status| status.token).context("the token request came back without a token")
+}
+
+/// [`Cluster::approve_csrs`] for any cluster.
+pub(crate) async fn approve_requests(
+    client: &kube::Client,
+    wanted: impl Fn(&CertificateSigningRequest) -> bool,
+) -> Result<Vec<String>> {
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let mut approved = Vec::new();
+    for request in api.list(&ListParams::default()).await.context("listing certificate requests")?.items {
+        let decided = request.status.as_ref().is_some_and(|status| status.conditions.is_some());
+        if !decided && wanted(&request) {
+            approved.push(request.metadata.name.clone().unwrap_or_default());
+            approve(&api, request).await?;
+        }
+    }
+    Ok(approved)
 }
 
 async fn approve(api: &Api<CertificateSigningRequest>, mut request: CertificateSigningRequest) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A cluster's certificates: its own CA, and leaves for servers and accounts.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+
+use super::builder::ClusterBuilder;
+use super::control_plane::Layout;
 
 /// A certificate and its key, both PEM.
 #[derive(Debug, Clone)]
@@ -103,9 +106,44 @@ impl Authority {
     }
 }
 
+/// Makes the cluster's CAs and certificates in `LAYOUT/pki` and gives the main CA.
+pub(crate) fn write_all(layout: &Layout, wanted: &ClusterBuilder) -> Result<Authority> {
+    let dir = &layout.pki_dir;
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let authority = Authority::new(&format!("{}-ca", wanted.name))?;
+    authority.pair().write(dir, "ca")?;
+    let service_ip = first_service_ip(&wanted.service_cidr)?;
+    authority
+        .server(
+            "kube-apiserver",
+            &[
+                "localhost",
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+                "kubernetes.default.svc.cluster.local",
+            ],
+            &[layout.address, layout.advertise_address, IpAddr::V4(Ipv4Addr::LOCALHOST), service_ip],
+        )?
+        .write(dir, "apiserver")?;
+    authority.client("kube-apiserver-kubelet-client", &["system:masters"])?.write(dir, "kubelet-client")?;
+    let front_proxy = Authority::new(&format!("{}-front-proxy-ca", wanted.name))?;
+    front_proxy.pair().write(dir, "front-proxy-ca")?;
+    front_proxy.client("front-proxy-client", &[])?.write(dir, "front-proxy-client")?;
+    write_token_key(dir)?;
+    Ok(authority)
+}
+
+/// The first address of the range, which Kubernetes gives to the Service `kubernetes`.
+fn first_service_ip(cidr: &str) -> Result<IpAddr> {
+    let (base, _) = cidr.split_once('/').with_context(|| format!("the service range {cidr} has no prefix length"))?;
+    let base: Ipv4Addr = base.parse().with_context(|| format!("the service range {cidr} is not IPv4"))?;
+    Ok(IpAddr::V4(Ipv4Addr::from(u32::from(base) + 1)))
+}
+
 /// Makes the key that signs service account tokens: `tokens.key` (PKCS #8, P-256, which Kubernetes
 /// uses as ES256), and `tokens.pub` to verify them.
-pub(crate) fn write_token_key(dir: &Path) -> Result<()> {
+fn write_token_key(dir: &Path) -> Result<()> {
     let key = KeyPair::generate().context("making the service account key")?;
     write_private(&dir.join("tokens.key"), &key.serialize_pem())?;
     fs::write(dir.join("tokens.pub"), key.public_key_pem()).context("writing the service accounts' public key")

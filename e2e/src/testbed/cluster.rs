@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::access::{Clients, certificate_user, kubeconfig};
 use super::builder::ClusterBuilder;
-use super::certificates::{Authority, write_private, write_token_key};
+use super::certificates::{Authority, write_all, write_private};
 use super::component::Component;
 use super::control_plane::{self, AUDIT_POLICY, Layout};
 use super::real_nodes::{Network, NodeWanted, RealNode};
@@ -33,7 +33,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A cluster of real Kubernetes processes. Dropping it ends them and removes its folder.
 pub struct Cluster {
-    wanted: ClusterBuilder,
+    pub(super) wanted: ClusterBuilder,
     layout: Layout,
     authority: Authority,
     ca_pem: String,
@@ -41,12 +41,12 @@ pub struct Cluster {
     admin_kubeconfig: PathBuf,
     clients: Clients,
     kubectl: PathBuf,
-    etcd: Component,
-    apiserver: Component,
-    controller_manager: Component,
-    scheduler: Component,
-    kwok: Component,
-    real_nodes: Mutex<Vec<RealNode>>,
+    pub(super) etcd: Component,
+    pub(super) apiserver: Component,
+    pub(super) controller_manager: Component,
+    pub(super) scheduler: Component,
+    pub(super) kwok: Component,
+    pub(super) real_nodes: Mutex<Vec<RealNode>>,
     /// How many simulated nodes were ever made: numbers their addresses.
     kwok_nodes_made: AtomicUsize,
     _ports: [PortClaim; 3],
@@ -96,7 +96,7 @@ impl Cluster {
             etcd_peer_port: ports[2].port(),
             advertise_address: advertise_address(address),
         };
-        let authority = write_certificates(&layout, &wanted)?;
+        let authority = write_all(&layout, &wanted)?;
         let ca_pem = authority.pair().certificate_pem.clone();
         let server_url = layout.server_url();
         for (file, user, groups) in [
@@ -191,7 +191,7 @@ impl Cluster {
     }
 
     /// Waits until the API server answers /readyz, and fails early when it or etcd has ended.
-    async fn wait_ready(&self) -> Result<()> {
+    pub(super) async fn wait_ready(&self) -> Result<()> {
         let deadline = Instant::now() + READY_DEADLINE;
         loop {
             self.etcd.ensure_running()?;
@@ -307,90 +307,6 @@ impl Cluster {
         self.real_nodes.lock().iter().try_for_each(|node| node.load_image(archive))
     }
 
-    /// Ends a real node's kubelet with SIGKILL; its containers run on.
-    pub fn stop_kubelet(&self, node: &str) -> Result<()> {
-        self.with_real_node(node, |node| {
-            node.kubelet.kill9();
-            Ok(())
-        })
-    }
-
-    /// Starts a real node's kubelet again.
-    pub fn start_kubelet(&self, node: &str) -> Result<()> {
-        self.with_real_node(node, |node| node.kubelet.start())
-    }
-
-    fn with_real_node(&self, name: &str, act: impl FnOnce(&RealNode) -> Result<()>) -> Result<()> {
-        let nodes = self.real_nodes.lock();
-        let node = nodes
-            .iter()
-            .find(|node| node.name == name)
-            .with_context(|| format!("{} has no real node {name}", self.wanted.name))?;
-        act(node)
-    }
-
-    /// Ends the API server with SIGKILL. etcd and its data stay.
-    pub fn stop_apiserver(&self) {
-        self.apiserver.kill9();
-    }
-
-    /// Starts the API server again, on the same port, and waits until it is ready.
-    pub async fn start_apiserver(&self) -> Result<()> {
-        self.apiserver.start()?;
-        self.wait_ready().await
-    }
-
-    /// Stops the API server in its tracks (SIGSTOP): connections stay open, nothing is answered.
-    pub fn pause_apiserver(&self) {
-        self.apiserver.pause();
-    }
-
-    /// Ends [`Self::pause_apiserver`].
-    pub fn resume_apiserver(&self) {
-        self.apiserver.resume();
-    }
-
-    /// Ends etcd with SIGKILL; its data stays on disk. The API server runs on and fails.
-    pub fn stop_etcd(&self) {
-        self.etcd.kill9();
-    }
-
-    /// Starts etcd again and waits until the API server is ready.
-    pub async fn start_etcd(&self) -> Result<()> {
-        self.etcd.start()?;
-        self.wait_ready().await
-    }
-
-    /// Ends the controllers.
-    pub fn stop_controller_manager(&self) {
-        self.controller_manager.kill9();
-    }
-
-    /// Starts the controllers again.
-    pub fn start_controller_manager(&self) -> Result<()> {
-        self.controller_manager.start()
-    }
-
-    /// Ends the scheduler.
-    pub fn stop_scheduler(&self) {
-        self.scheduler.kill9();
-    }
-
-    /// Starts the scheduler again.
-    pub fn start_scheduler(&self) -> Result<()> {
-        self.scheduler.start()
-    }
-
-    /// Ends KWOK: all simulated nodes stop sending heartbeats, and their pods stand still.
-    pub fn stop_kwok(&self) {
-        self.kwok.kill9();
-    }
-
-    /// Starts KWOK again. It takes its nodes back once their leases have run out (40 s).
-    pub fn start_kwok(&self) -> Result<()> {
-        self.kwok.start()
-    }
-
     /// The running API server, for its CPU time and memory.
     pub fn apiserver_process(&self) -> Option<Arc<crate::process::Supervised>> {
         self.apiserver.process()
@@ -456,39 +372,4 @@ fn advertise_address(address: IpAddr) -> IpAddr {
 fn next_pod_cidr() -> String {
     static NEXT: AtomicU8 = AtomicU8::new(0);
     format!("100.{}.0.0/16", 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64)
-}
-
-/// Makes the cluster's CAs and certificates in `LAYOUT/pki` and gives the main CA.
-fn write_certificates(layout: &Layout, wanted: &ClusterBuilder) -> Result<Authority> {
-    let dir = &layout.pki_dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    let authority = Authority::new(&format!("{}-ca", wanted.name))?;
-    authority.pair().write(dir, "ca")?;
-    let service_ip = first_service_ip(&wanted.service_cidr)?;
-    authority
-        .server(
-            "kube-apiserver",
-            &[
-                "localhost",
-                "kubernetes",
-                "kubernetes.default",
-                "kubernetes.default.svc",
-                "kubernetes.default.svc.cluster.local",
-            ],
-            &[layout.address, layout.advertise_address, IpAddr::V4(Ipv4Addr::LOCALHOST), service_ip],
-        )?
-        .write(dir, "apiserver")?;
-    authority.client("kube-apiserver-kubelet-client", &["system:masters"])?.write(dir, "kubelet-client")?;
-    let front_proxy = Authority::new(&format!("{}-front-proxy-ca", wanted.name))?;
-    front_proxy.pair().write(dir, "front-proxy-ca")?;
-    front_proxy.client("front-proxy-client", &[])?.write(dir, "front-proxy-client")?;
-    write_token_key(dir)?;
-    Ok(authority)
-}
-
-/// The first address of the range, which Kubernetes gives to the Service `kubernetes`.
-fn first_service_ip(cidr: &str) -> Result<IpAddr> {
-    let (base, _) = cidr.split_once('/').with_context(|| format!("the service range {cidr} has no prefix length"))?;
-    let base: Ipv4Addr = base.parse().with_context(|| format!("the service range {cidr} is not IPv4"))?;
-    Ok(IpAddr::V4(Ipv4Addr::from(u32::from(base) + 1)))
 }
