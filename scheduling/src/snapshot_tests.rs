@@ -173,10 +173,23 @@ fn a_node_that_comes_back_still_has_its_pods() {
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    Node { name: usize, cpu: i64, ready: bool, zone: usize },
+    Node {
+        name: usize,
+        cpu: i64,
+        ready: bool,
+        zone: usize,
+    },
     NodeGone(usize),
-    Pod { uid: usize, node: Option<usize>, cpu: i64, ours: bool, terminated: bool },
+    Pod {
+        uid: usize,
+        node: Option<usize>,
+        cpu: i64,
+        ours: bool,
+        terminated: bool,
+    },
     PodGone(usize),
+    /// A new list of pods, by bits.
+    PodsListed(u8),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -187,6 +200,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => (0..8_usize, prop::option::of(0..4_usize), 0..4_000_i64, any::<bool>(), prop::bool::weighted(0.1))
             .prop_map(|(uid, node, cpu, ours, terminated)| Event::Pod { uid, node, cpu, ours, terminated }),
         2 => (0..8_usize).prop_map(Event::PodGone),
+        1 => any::<u8>().prop_map(Event::PodsListed),
     ]
 }
 
@@ -220,6 +234,10 @@ impl World {
             Event::PodGone(uid) => {
                 snapshot.remove_pod(&format!("u{uid}"));
                 self.pods.remove(&uid);
+            }
+            Event::PodsListed(bits) => {
+                self.pods.retain(|uid, _| bits & (1 << uid) != 0);
+                snapshot.retain_pods(&self.pods.values().map(|pod| pod.uid.clone()).collect());
             }
         }
     }
