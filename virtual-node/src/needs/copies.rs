@@ -17,11 +17,11 @@ use super::{
     book::{Entry, NeedKey, Refused, Standing},
     mirrored::Mirrored,
     plan::{self, Action, Ownership},
-    shared::{GRACE, RETRY_INITIAL, RETRY_MAX, Shared, purpose},
+    shared::{GRACE, RETRY_INITIAL, RETRY_MAX, STANDBY_INTERVAL, Shared, purpose},
     trouble::{self, Trouble},
     upper_watch::{Follower, Seen},
 };
-use crate::names::Key;
+use crate::names::{Key, NamespaceMapping};
 
 /// Failures shorter than this are not told: the Node authorizer lags behind a new pod, and a namespace may be just being
 /// made.
@@ -55,26 +55,22 @@ async fn keep_equal<K: Mirrored>(shared: &Shared, entry: &Entry) {
     let mut retry_at = Instant::now();
     let mut backoff = Backoff::new(RETRY_INITIAL, RETRY_MAX);
     let mut failing_since: Option<Instant> = None;
+    // The copy was touched. Content is not kept in memory, so it is compared with a fresh read.
+    let mut drifted = false;
     loop {
         let idle_at = entry.idle_since().map_or_else(|| Instant::now() + NEVER, |since| since + GRACE);
-        let due = if unsettled.is_some() { retry_at } else { Instant::now() + NEVER };
+        let due = if drifted || unsettled.is_some() { retry_at } else { Instant::now() + NEVER };
         let mut failure = None;
         tokio::select! {
             () = sleep_until(idle_at) => return,
             () = sleep_until(due) => {}
             () = entry.nudge.notified() => {
-                // The content is not kept in memory, so a copy that was touched is compared with a fresh read.
-                if entry.take_drifted() && unsettled.is_none() {
-                    match upper.read().await {
-                        Ok(seen) => unsettled = Some(seen),
-                        Err(error) => {
-                            entry.mark_drifted();
-                            failure = Some(("FailedMount", trouble::message(&error)));
-                        }
-                    }
-                } else if unsettled.is_none() {
-                    continue;
+                if entry.take_drifted() && !drifted {
+                    drifted = true;
+                    retry_at = Instant::now();
                 }
+                // Else users came or went: only the time of the next wake-up changes.
+                continue;
             }
             seen = upper.next() => match seen {
                 Ok(seen) => {
@@ -84,7 +80,17 @@ async fn keep_equal<K: Mirrored>(shared: &Shared, entry: &Entry) {
                 Err(message) => failure = Some(("FailedMount", message)),
             }
         }
+        if drifted && unsettled.is_none() {
+            match upper.read().await {
+                Ok(seen) => unsettled = Some(seen),
+                Err(error) => {
+                    retry_at = Instant::now() + backoff.next_delay();
+                    failure = Some(("FailedMount", trouble::message(&error)));
+                }
+            }
+        }
         if let Some(seen) = &unsettled {
+            drifted = false;
             match settle(shared, entry, seen).await {
                 Ok(standing) => {
                     failing_since = None;
@@ -97,7 +103,7 @@ async fn keep_equal<K: Mirrored>(shared: &Shared, entry: &Entry) {
                     }
                     shared.publish(entry, standing);
                 }
-                Err(Unsettled::Later) => retry_at = Instant::now() + RETRY_INITIAL,
+                Err(Unsettled::Later(wait)) => retry_at = Instant::now() + wait,
                 Err(Unsettled::Failed(reason, message)) => {
                     retry_at = Instant::now() + backoff.next_delay();
                     failure = Some((reason, message));
@@ -116,8 +122,8 @@ async fn keep_equal<K: Mirrored>(shared: &Shared, entry: &Entry) {
 
 /// Why an object is not settled.
 enum Unsettled {
-    /// Something else comes first: the namespace, or the leadership.
-    Later,
+    /// Something else comes first: the namespace, or the leadership. To be looked at again after this time.
+    Later(Duration),
     /// A request failed; reason and message for those who wait.
     Failed(&'static str, String),
 }
@@ -125,10 +131,17 @@ enum Unsettled {
 /// Makes the lower side what the upper side says.
 async fn settle<K: Mirrored>(shared: &Shared, entry: &Entry, seen: &Seen<K>) -> Result<Standing, Unsettled> {
     let key = &entry.key;
-    if !shared.namespace_ready(&key.namespace).await || !(shared.may_write)() {
-        return Err(Unsettled::Later);
+    if !(shared.may_write)() {
+        return Err(Unsettled::Later(STANDBY_INTERVAL));
     }
-    let Ok(_permit) = shared.room.acquire().await else { return Err(Unsettled::Later) };
+    if !shared.namespace_ready(&key.namespace).await {
+        return Err(Unsettled::Later(RETRY_INITIAL));
+    }
+    let Ok(_permit) = shared.room.acquire().await else { return Err(Unsettled::Later(RETRY_INITIAL)) };
+    // The wait may have been long.
+    if !(shared.may_write)() {
+        return Err(Unsettled::Later(STANDBY_INTERVAL));
+    }
     let lower = shared.lower_key(key);
     let api: Api<K> = Api::namespaced(shared.lower.clone(), &lower.namespace);
     let mut last = String::new();
@@ -143,10 +156,12 @@ async fn settle<K: Mirrored>(shared: &Shared, entry: &Entry, seen: &Seen<K>) -> 
                 Trouble::Raced => last = trouble::message(&error),
                 Trouble::NamespaceGone => {
                     shared.namespace_changed(&key.namespace);
-                    return Err(Unsettled::Later);
+                    return Err(Unsettled::Later(RETRY_INITIAL));
                 }
+                // Told at once, also of an update: pods that start now are to find what stands above.
                 Trouble::Refused(message) => {
-                    return Err(Unsettled::Failed("FailedToCopy", refused::<K>(shared, &lower, &message)));
+                    let message = refused::<K>(shared, &lower, &message);
+                    return Ok(Standing::Refused(Refused { reason: "FailedToCopy", message }));
                 }
                 Trouble::Passing(message) => {
                     return Err(Unsettled::Failed(
@@ -221,11 +236,15 @@ async fn write<K: Mirrored>(
 }
 
 fn clash<K: Mirrored>(shared: &Shared, lower: &Key, why: &str) -> Refused {
+    let suffixed = match shared.settings.namespaces {
+        NamespaceMapping::Same => ", or map namespaces `suffixed` so that no names meet",
+        NamespaceMapping::Suffixed { .. } => "",
+    };
     Refused {
         reason: "NameConflict",
         message: format!(
             "lower cluster {} has a {word} {lower} that is not ours to touch: {why}. Rename one of the two, delete the \
-             lower one (kubectl delete {word} {} -n {}), or map namespaces `suffixed` so that no names meet",
+             lower one (kubectl delete {word} {} -n {}){suffixed}",
             shared.settings.cluster_name,
             lower.name,
             lower.namespace,

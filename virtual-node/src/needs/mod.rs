@@ -8,7 +8,7 @@
 //!
 //! * [`book`]: who needs what, and how it stands (pure).
 //! * [`plan`], [`mirrored`], [`token_plan`], [`wording`]: decisions and texts (pure).
-//! * [`namespaces`], [`copies`], [`tokens`]: the tasks that act.
+//! * [`namespaces`], [`copies`], [`tokens`], [`token_writes`]: the tasks that act.
 //! * [`upper_watch`], [`lower_watch`]: what they hear.
 //! * [`in_use`], [`leftovers`]: the proof before a delete, and what an earlier run left.
 //!
@@ -26,10 +26,14 @@ mod namespaces;
 mod plan;
 mod shared;
 mod token_plan;
+mod token_writes;
 mod tokens;
 mod trouble;
 mod upper_watch;
 mod wording;
+
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -157,7 +161,7 @@ impl NeedsKeeper {
     /// now on.
     pub fn hold(&self, pod: &PodNeed) {
         self.hold_entries(pod, &references(pod));
-        self.shared.tokens.hold(&self.shared, pod);
+        self.shared.tokens.hold(&self.shared, pod, true);
     }
 
     fn hold_entries(&self, pod: &PodNeed, references: &[Reference<'_>]) -> Vec<Arc<Entry>> {

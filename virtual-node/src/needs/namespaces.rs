@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use super::{
     book::{Entry, Refused, Standing},
     plan::{self, NamespaceAction},
-    shared::{GRACE, RETRY_INITIAL, RETRY_MAX, Shared},
+    shared::{GRACE, RETRY_INITIAL, RETRY_MAX, STANDBY_INTERVAL, Shared},
     trouble::{self, Trouble},
 };
 
@@ -40,7 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>) {
                     backoff.next_delay()
                 }
             }
-            Ok(None) => backoff.next_delay(),
+            Ok(None) => STANDBY_INTERVAL,
             Err(error) => {
                 let since = *failing_since.get_or_insert_with(Instant::now);
                 let lower = shared.settings.namespaces.lower(&entry.key.namespace);
@@ -90,7 +90,7 @@ fn refused(shared: &Shared, lower: &str, message: &str) -> Refused {
     }
 }
 
-/// One look, and the creation where it is missing. `None`: it cannot be said now.
+/// One look, and the creation where it is missing. `None`: it is missing, and another replica leads.
 async fn look(shared: &Shared, upper_namespace: &str) -> Result<Option<Standing>, kube::Error> {
     let Ok(_permit) = shared.room.acquire().await else { return Ok(None) };
     let lower = shared.settings.namespaces.lower(upper_namespace);
@@ -103,8 +103,7 @@ async fn look(shared: &Shared, upper_namespace: &str) -> Result<Option<Standing>
             let created = api.create(&PostParams::default(), &namespace).await;
             match created {
                 Ok(_) => info!(namespace = lower, "made in the lower cluster"),
-                // Somebody was faster: look at what he made.
-                Err(error) if Trouble::of(&error) == Trouble::Raced => return Ok(None),
+                // Somebody may have been faster: the next look shows what was made.
                 Err(error) => return Err(error),
             }
             Standing::Ready

@@ -29,6 +29,9 @@ const CONCURRENCY_MAX: usize = 32;
 /// How long a thing without users is kept: a Deployment that rolls over has its next pod here within seconds.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
+/// How often one that may not write looks whether it may: a new leader takes up the work within this time.
+pub(super) const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The first wait after a failed write.
 pub(super) const RETRY_INITIAL: Duration = Duration::from_millis(200);
 

@@ -8,26 +8,19 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
-use kube::{
-    Api,
-    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
-};
+use kube::api::{ObjectMeta, Preconditions};
 use parking_lot::Mutex;
-use serde_json::json;
 use tensile_chassis::retry::Backoff;
-use tensile_proto::vocabulary::label;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     Missing, PodNeed, Retry,
-    plan::{self, Ownership, Purpose},
     shared::{RETRY_INITIAL, RETRY_MAX, Shared},
-    token_plan::{self, Issued, Schedule},
-    trouble::{self, Trouble},
-    wording,
+    token_plan::{self, Schedule},
+    token_writes::{self, Failure},
+    trouble, wording,
 };
 use crate::{events, names::Key, translate::TokenNeed};
 
@@ -54,17 +47,22 @@ const PENDING_RETRY_INITIAL: Duration = Duration::from_millis(100);
 
 /// A Secret below that holds tokens.
 #[derive(Clone, Debug)]
-struct Written {
-    uid: String,
-    schedule: Schedule,
+pub(super) struct Written {
+    /// `None` when it is to be there and was not found.
+    pub(super) uid: Option<String>,
+    /// When its tokens end and are due.
+    pub(super) schedule: Schedule,
 }
 
 /// The tokens of one volume.
 #[derive(Clone, Debug)]
-struct Volume {
-    secret: Key,
-    needs: Vec<TokenNeed>,
-    written: Option<Written>,
+pub(super) struct Volume {
+    /// Where the Secret stands below.
+    pub(super) secret: Key,
+    /// Its token files.
+    pub(super) needs: Vec<TokenNeed>,
+    /// What is there.
+    pub(super) written: Option<Written>,
 }
 
 #[derive(Debug)]
@@ -77,16 +75,17 @@ struct PodTokens {
 
 /// A Secret to delete. With `only_after`, no lower pod of that upper UID may be left.
 #[derive(Debug)]
-struct Deletion {
-    secret: Key,
-    uid: Option<String>,
-    only_after: Option<String>,
+pub(super) struct Deletion {
+    pub(super) secret: Key,
+    pub(super) exactly: Preconditions,
+    pub(super) only_after: Option<String>,
 }
 
 /// A token Secret that was found below at start, by its place.
 #[derive(Debug)]
 struct Found {
     pod_uid: String,
+    resource_version: Option<String>,
     written: Written,
 }
 
@@ -112,12 +111,14 @@ impl Tokens {
     pub(super) fn found(&self, secret: Key, pod_uid: String, meta: &ObjectMeta) {
         let now = Timestamp::now();
         let schedule = Schedule::read(meta).unwrap_or(Schedule { expires: now, refresh: now });
-        let written = Written { uid: meta.uid.clone().unwrap_or_default(), schedule };
-        self.found.lock().insert(secret, Found { pod_uid, written });
+        let written = Written { uid: meta.uid.clone(), schedule };
+        let resource_version = meta.resource_version.clone();
+        self.found.lock().insert(secret, Found { pod_uid, resource_version, written });
     }
 
-    /// Has the tokens of a pod kept fresh from now on, without waiting for any.
-    pub(super) fn hold(&self, shared: &Shared, pod: &PodNeed) {
+    /// Has the tokens of a pod kept fresh from now on, without waiting for any. Those of a pod that runs below and that
+    /// were not found there are issued by the next round of refreshes.
+    pub(super) fn hold(&self, shared: &Shared, pod: &PodNeed, runs: bool) {
         if pod.needs.tokens.is_empty() {
             return;
         }
@@ -126,12 +127,14 @@ impl Tokens {
             return;
         }
         let lower_namespace = shared.settings.namespaces.lower(&pod.key.namespace);
+        let now = Timestamp::now();
+        let lost = runs.then_some(Written { uid: None, schedule: Schedule { expires: now, refresh: now } });
         let mut found = self.found.lock();
         let volumes = token_plan::by_secret(&pod.needs.tokens)
             .into_iter()
             .map(|(secret, needs)| {
                 let secret = Key::new(&lower_namespace, secret);
-                let written = found.remove(&secret).map(|found| found.written);
+                let written = found.remove(&secret).map(|found| found.written).or_else(|| lost.clone());
                 Volume { secret, needs: needs.into_iter().cloned().collect(), written }
             })
             .collect();
@@ -148,7 +151,7 @@ impl Tokens {
 
     /// Has every token of a pod present and good below.
     pub(super) async fn ensure(&self, shared: &Shared, pod: &PodNeed) -> Result<(), Missing> {
-        self.hold(shared, pod);
+        self.hold(shared, pod, false);
         let now = Timestamp::now();
         let missing: Vec<Volume> = match self.pods.lock().get(&pod.uid) {
             None => return Ok(()),
@@ -160,8 +163,9 @@ impl Tokens {
                 .collect(),
         };
         for volume in missing {
-            if let Err(failure) = write(shared, &pod.key, &pod.uid, account(pod), &volume).await {
-                return Err(self.failed(shared, pod, &volume, failure));
+            match token_writes::write(shared, &pod.key, &pod.uid, account(pod), &volume).await {
+                Ok(written) => self.written(&pod.uid, &volume.secret, written),
+                Err(failure) => return Err(self.failed(shared, pod, &volume, failure)),
             }
         }
         Ok(())
@@ -188,12 +192,13 @@ impl Tokens {
         Missing { quiet: quiet || missing.quiet, ..missing }
     }
 
+    /// Notes what was written.
     fn written(&self, pod_uid: &str, secret: &Key, written: Written) {
         let mut pods = self.pods.lock();
         let Some(tokens) = pods.get_mut(pod_uid) else {
             drop(pods);
             // The pod was released while its token was on the way.
-            self.delete(Deletion { secret: secret.clone(), uid: Some(written.uid), only_after: None });
+            self.delete(secret, &written);
             return;
         };
         tokens.failures.reset();
@@ -202,12 +207,17 @@ impl Tokens {
         }
     }
 
+    /// Whether tokens of a pod are kept.
+    pub(super) fn knows(&self, pod_uid: &str) -> bool {
+        self.pods.lock().contains_key(pod_uid)
+    }
+
     /// The pod is gone: its tokens go too.
     pub(super) fn release(&self, pod_uid: &str) {
         let Some(tokens) = self.pods.lock().remove(pod_uid) else { return };
         for volume in tokens.volumes {
             if let Some(written) = volume.written {
-                self.delete(Deletion { secret: volume.secret, uid: Some(written.uid), only_after: None });
+                self.delete(&volume.secret, &written);
             }
         }
     }
@@ -215,11 +225,20 @@ impl Tokens {
     /// Deletes the Secrets that were found at start and that no pod came to hold.
     pub(super) fn collect_leftovers(&self) {
         for (secret, found) in self.found.lock().drain() {
-            self.delete(Deletion { secret, uid: Some(found.written.uid), only_after: Some(found.pod_uid) });
+            // The version, too: a pod that comes to use it after all has it written anew.
+            let exactly = Preconditions { uid: found.written.uid, resource_version: found.resource_version };
+            self.enqueue(Deletion { secret, exactly, only_after: Some(found.pod_uid) });
         }
     }
 
-    fn delete(&self, deletion: Deletion) {
+    fn delete(&self, secret: &Key, written: &Written) {
+        if let Some(uid) = &written.uid {
+            let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
+            self.enqueue(Deletion { secret: secret.clone(), exactly, only_after: None });
+        }
+    }
+
+    fn enqueue(&self, deletion: Deletion) {
         // A closed channel means that the process is shutting down; the next one finds the leftover.
         let _ = self.deletions.send(deletion);
     }
@@ -263,8 +282,11 @@ impl Tokens {
         };
         futures::stream::iter(due)
             .for_each_concurrent(REFRESHES_MAX, |(uid, pod, service_account, volume)| async move {
-                match write(shared, &pod, &uid, &service_account, &volume).await {
-                    Ok(()) => debug!(%pod, secret = %volume.secret, "token refreshed"),
+                match token_writes::write(shared, &pod, &uid, &service_account, &volume).await {
+                    Ok(written) => {
+                        debug!(%pod, secret = %volume.secret, "token refreshed");
+                        self.written(&uid, &volume.secret, written);
+                    }
                     Err(failure) => self.refresh_failed(shared, &uid, &pod, &volume, failure),
                 }
             })
@@ -296,7 +318,7 @@ impl Tokens {
         let mut backoff = Backoff::new(RETRY_INITIAL, RETRY_MAX);
         loop {
             if (shared.may_write)() {
-                match try_delete(shared, &deletion).await {
+                match token_writes::delete(shared, &deletion).await {
                     Ok(true) => return,
                     Ok(false) => {
                         let again = self.deletions.clone();
@@ -316,137 +338,7 @@ impl Tokens {
     }
 }
 
-/// True when the Secret is gone; false when the pod that it is for still lives below.
-async fn try_delete(shared: &Shared, deletion: &Deletion) -> Result<bool, kube::Error> {
-    let secret = &deletion.secret;
-    if let Some(pod_uid) = &deletion.only_after {
-        let pods: Api<Pod> = Api::namespaced(shared.lower.clone(), &secret.namespace);
-        let params = ListParams::default().labels(&format!("{}={pod_uid}", label::UPPER_UID)).limit(1);
-        if !pods.list_metadata(&params).await?.items.is_empty() {
-            return Ok(false);
-        }
-        info!(%secret, "token of a pod that is gone, left over from an earlier run, is deleted");
-    }
-    let secrets: Api<Secret> = Api::namespaced(shared.lower.clone(), &secret.namespace);
-    let preconditions = Preconditions { uid: deletion.uid.clone(), resource_version: None };
-    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    match secrets.delete(&secret.name, &params).await {
-        Ok(_) => Ok(true),
-        // Not found, or another one than ours has the name by now: either way ours is gone.
-        Err(error) if matches!(Trouble::of(&error), Trouble::Raced | Trouble::NamespaceGone) => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
 /// The API server fills the field in; only pods from before that have it empty.
 fn account(pod: &PodNeed) -> &str {
     if pod.service_account.is_empty() { "default" } else { &pod.service_account }
-}
-
-/// Why a token is not below.
-enum Failure {
-    /// The upper API server did not issue it.
-    Issue(String),
-    /// It never will: the request itself is wrong.
-    Final(String),
-    /// The lower cluster did not take it.
-    Write(Missing),
-}
-
-/// Gets the tokens of one volume and writes them down.
-async fn write(shared: &Shared, pod: &Key, uid: &str, account: &str, volume: &Volume) -> Result<(), Failure> {
-    if !(shared.may_write)() {
-        return Err(Failure::Write(wording::pending("a token")));
-    }
-    let accounts: Api<ServiceAccount> = Api::namespaced(shared.upper.node.clone(), &pod.namespace);
-    let mut tokens: Vec<Issued> = Vec::with_capacity(volume.needs.len());
-    for need in &volume.needs {
-        let request = token_plan::request(need, pod, uid);
-        let answer = accounts
-            .create_token_request(account, &PostParams::default(), &request)
-            .await
-            .map_err(|error| issue_failure(&error))?;
-        let issued = token_plan::issued(need, answer);
-        tokens.push(issued.ok_or_else(|| Failure::Issue("the API server answered without a token".into()))?);
-    }
-    let Some(schedule) = Schedule::of(&tokens, rand::random()) else { return Ok(()) };
-    let name = volume.needs.first().map_or("", |need| need.volume.as_str());
-    let secret =
-        token_plan::secret(&volume.secret, &shared.mark(pod.clone(), uid), name, schedule, token_plan::data(tokens));
-    let uid_below = put(shared, pod, &volume.secret, volume.written.as_ref(), secret).await?;
-    shared.tokens.written(uid, &volume.secret, Written { uid: uid_below, schedule });
-    Ok(())
-}
-
-fn issue_failure(error: &kube::Error) -> Failure {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 400 | 422) => Failure::Final(status.message.clone()),
-        _ => Failure::Issue(trouble::message(error)),
-    }
-}
-
-/// Writes the Secret and returns its UID.
-async fn put(
-    shared: &Shared,
-    pod: &Key,
-    place: &Key,
-    written: Option<&Written>,
-    secret: Secret,
-) -> Result<String, Failure> {
-    let Ok(_permit) = shared.room.acquire().await else {
-        return Err(Failure::Write(wording::pending("a token")));
-    };
-    let api: Api<Secret> = Api::namespaced(shared.lower.clone(), &place.namespace);
-    let refused = |error: &kube::Error| {
-        if Trouble::of(error) == Trouble::NamespaceGone {
-            shared.namespace_changed(&pod.namespace);
-        }
-        Failure::Write(Missing {
-            reason: "FailedToCopy",
-            message: format!(
-                "lower cluster {} does not take the token Secret {place}: {}",
-                shared.settings.cluster_name,
-                trouble::message(error)
-            ),
-            retry: Retry::Waits,
-            quiet: matches!(Trouble::of(error), Trouble::Raced | Trouble::NamespaceGone),
-        })
-    };
-    if let Some(written) = written {
-        // One request, good only for the Secret that we made: a UID in a patch is a precondition.
-        let patch = Patch::Merge(json!({
-            "metadata": { "uid": written.uid, "annotations": secret.metadata.annotations },
-            "data": secret.data,
-        }));
-        match api.patch_metadata(&place.name, &PatchParams::default(), &patch).await {
-            Ok(found) => return Ok(found.metadata.uid.unwrap_or_default()),
-            // Somebody deleted it: it is made anew.
-            Err(error) if Trouble::of(&error) == Trouble::Raced => {}
-            Err(error) => return Err(refused(&error)),
-        }
-    }
-    match api.create(&PostParams::default(), &secret).await {
-        Ok(created) => return Ok(created.metadata.uid.unwrap_or_default()),
-        Err(error) if Trouble::of(&error) == Trouble::Raced => {}
-        Err(error) => return Err(refused(&error)),
-    }
-    // It is there: from an earlier try whose answer was lost, or from somebody else.
-    let found = api.get_metadata(&place.name).await.map_err(|error| refused(&error))?;
-    let Some(mark) = crate::owner::OwnerMark::read(&secret.metadata) else { return Ok(String::new()) };
-    if plan::ownership(&found.metadata, &mark, Purpose::Token) != Ownership::Ours {
-        return Err(Failure::Write(Missing {
-            reason: "NameConflict",
-            message: format!(
-                "lower cluster {} has a Secret {place} that is not ours to touch, where a token is to be: delete it \
-                 (kubectl delete secret {} -n {})",
-                shared.settings.cluster_name, place.name, place.namespace
-            ),
-            retry: Retry::Waits,
-            quiet: false,
-        }));
-    }
-    let mut secret = secret;
-    secret.metadata.resource_version.clone_from(&found.metadata.resource_version);
-    let replaced = api.replace(&place.name, &PostParams::default(), &secret).await.map_err(|error| refused(&error))?;
-    Ok(replaced.metadata.uid.unwrap_or_default())
 }
