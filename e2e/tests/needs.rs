@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use k8s_openapi::{
     ByteString,
     api::{
@@ -538,6 +539,38 @@ async fn a_pod_gets_its_own_upper_token_and_it_lives_and_goes_with_the_pod() {
     running.keeper.release(&pod.uid);
     eventually("the token is gone", SOON, || async {
         Ok(Seen::when(lower.get_opt(&secret_name).await?.is_none(), "it is there"))
+    })
+    .await
+    .unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_pods_gets_a_token_each_and_leaves_none_behind() {
+    const PODS: usize = 200;
+    let world = World::new("tokenburst").await;
+    let running = world.keeper().await;
+    let pods = futures::stream::iter(0..PODS)
+        .map(|n| {
+            let world = &world;
+            async move { world.pod(&format!("web-{n}"), json!({})).await }
+        })
+        .buffered(16)
+        .collect::<Vec<PodNeed>>()
+        .await;
+    let started = std::time::Instant::now();
+    futures::stream::iter(&pods).for_each_concurrent(64, |pod| running.until_ready(pod)).await;
+    let took = started.elapsed().as_secs_f64();
+    eprintln!("{PODS} pods got their tokens in {took:.2} s");
+    let lower = world.lower_api::<Secret>();
+    let tokens = ListParams::default().labels(&format!("{}=token", label::NEED));
+    assert_eq!(lower.list_metadata(&tokens).await.unwrap().items.len(), PODS);
+    for pod in &pods {
+        running.keeper.release(&pod.uid);
+    }
+    eventually("no token is left", SOON, || async {
+        let left = lower.list_metadata(&tokens).await?.items.len();
+        Ok(Seen::when(left == 0, left))
     })
     .await
     .unwrap();
