@@ -46,7 +46,7 @@ pub mod annotation {
     pub const TOKEN_EXPIRES: &str = "tensile.dev/token-expires";
     /// On lower token Secrets: when they are due to be refreshed (RFC 3339).
     pub const TOKEN_REFRESH: &str = "tensile.dev/token-refresh";
-    /// On upper pods: `metadata.generation` bookkeeping, `<upper generation>/<lower generation>` at the last update sent down.
+    /// On lower pods: `metadata.generation` bookkeeping, `<upper generation>/<lower generation>` at the last update sent down.
     pub const GENERATION: &str = "tensile.dev/generation";
     /// On upper pods: constraints that the webhook moved out of the scheduler's way, restored in the lower cluster.
     pub const CLUSTER_SELECTOR: &str = "tensile.dev/cluster-selector";

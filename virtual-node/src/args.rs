@@ -11,7 +11,7 @@ use tensile_chassis::{
     telemetry::{LogArgs, LogError},
 };
 
-use crate::{identity::IdentityArgs, kubelet::KubeletArgs, node::NodeArgs, pods::LowerEvents};
+use crate::{contract::ContractArgs, identity::IdentityArgs, kubelet::KubeletArgs, node::NodeArgs, pods::LowerEvents};
 
 /// Stands for one Kubernetes cluster (the lower one) as a node of another (the upper one).
 ///
@@ -53,6 +53,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub(crate) grpc: GrpcArgs,
+
+    #[command(flatten)]
+    pub(crate) contract: ContractArgs,
 
     #[command(flatten)]
     pub(crate) lease: LeaseArgs,

@@ -1,6 +1,6 @@
 //! Puts the parts together, in the order in which they come to need each other.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use prometheus_client::registry::Registry;
@@ -24,7 +24,7 @@ use crate::{
     bootstrap,
     capacity::{CapacityLedger, NodesWatch},
     context::{Settings, UpperClients},
-    contract,
+    contract::{ContractInputs, ContractServer, Placements},
     events::Recorder,
     identity,
     kubelet::{KubeletServer, PodLookup},
@@ -114,7 +114,7 @@ pub async fn run(args: Args) -> Result<()> {
         may_write.clone(),
         ready_again,
     );
-    let placements = contract::Placements::new();
+    let placements = Placements::new();
     let pods = Arc::new(Pods::new(PodsInput {
         settings: settings.clone(),
         upper: upper.clone(),
@@ -147,6 +147,8 @@ pub async fn run(args: Args) -> Result<()> {
     );
     let (probe, reach) = ReachProbe::new(lower.api.clone(), vec![watches.lower.health(), nodes.health()]);
     let published = ledger.published();
+    let grpc = ContractServer::bind(&args.grpc, &args.contract).await?;
+    let grpc_port = grpc.local_addr().context("the gRPC listener")?.port();
     let keeper = NodeKeeper::new(NodeKeeperInputs {
         settings: settings.clone(),
         profile,
@@ -157,7 +159,7 @@ pub async fn run(args: Args) -> Result<()> {
         advertised: Advertised {
             address: settings.node_address,
             kubelet_port: kubelet.port(),
-            endpoint: std::net::SocketAddr::new(settings.node_address, args.grpc.grpc_address.port()).to_string(),
+            endpoint: SocketAddr::new(settings.node_address, grpc_port).to_string(),
         },
         installation,
         may_write,
@@ -190,6 +192,14 @@ pub async fn run(args: Args) -> Result<()> {
             }
         }
     });
+    let inputs = ContractInputs {
+        settings: settings.clone(),
+        ledger: ledger.clone(),
+        reach,
+        placements,
+        leadership: leadership.clone(),
+    };
+    shutdown.spawn("contract", grpc.run(inputs, stop.clone()));
     shutdown.spawn("lower-events", {
         let (pods, stop) = (pods.clone(), stop.clone());
         let gate = readiness.gate("lower-events");

@@ -24,6 +24,7 @@ spec:
   completions: 4
   parallelism: 2
   template:
+    metadata: {annotations: {tensile.test/run-for: 1s}}
     spec:
       restartPolicy: Never
       tolerations: [{key: virtual-kubelet.io/provider, operator: Exists}]
@@ -75,7 +76,7 @@ metadata: {name: broken, namespace: NAMESPACE}
 spec:
   backoffLimit: 0
   template:
-    metadata: {annotations: {tensile.test/exit-code: '3'}}
+    metadata: {annotations: {tensile.test/run-for: 1s, tensile.test/exit-code: '3'}}
     spec:
       restartPolicy: Never
       tolerations: [{key: virtual-kubelet.io/provider, operator: Exists}]

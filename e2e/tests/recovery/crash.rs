@@ -72,6 +72,7 @@ spec:
   completions: 3
   parallelism: 3
   template:
+    metadata: {annotations: {tensile.test/run-for: 1s}}
     spec:
       restartPolicy: Never
       tolerations: [{key: virtual-kubelet.io/provider, operator: Exists}]

@@ -28,6 +28,7 @@ spec:
     spec:
       automountServiceAccountToken: false
       terminationGracePeriodSeconds: 1
+      nodeSelector: {{type: virtual-kubelet}}
       tolerations: [{{key: virtual-kubelet.io/provider, operator: Exists}}]
       containers: [{{name: web, image: example.test/web:1}}]
 "

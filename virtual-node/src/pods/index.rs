@@ -35,6 +35,7 @@ struct Lower {
     listing: u64,
     deleting: Option<i64>,
     terminal: bool,
+    completes: bool,
     bound: bool,
     holds_result: bool,
     carried: String,
@@ -410,6 +411,7 @@ fn lower_facts(lower: &Known<Lower>) -> Known<LowerFacts> {
             owner_uid: lower.owner_uid.clone(),
             deleting: lower.deleting,
             terminal: lower.terminal,
+            completes: lower.completes,
             bound: lower.bound,
             holds_result: lower.holds_result,
             carried: lower.carried.clone(),
@@ -430,6 +432,7 @@ fn lower_of(pod: Pod, uid: String, owner_uid: String, version: u64, listing: u64
         listing,
         deleting: deletion_grace(&pod),
         terminal: pod.status.as_ref().is_some_and(is_terminal),
+        completes: spec.and_then(|spec| spec.restart_policy.as_deref()).is_some_and(|policy| policy != "Always"),
         bound: spec.and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty()),
         holds_result: pod.metadata.finalizers.iter().flatten().any(|name| name == finalizer::RESULT),
         carried: with_generation(

@@ -44,6 +44,8 @@ pub struct LowerFacts {
     pub deleting: Option<i64>,
     /// Its phase is Succeeded or Failed.
     pub terminal: bool,
+    /// Its restart policy lets it run to completion.
+    pub completes: bool,
     /// A lower node has it.
     pub bound: bool,
     /// It carries our finalizer.
@@ -155,6 +157,11 @@ fn settle(lower: &LowerFacts) -> Step {
 
 /// Both pods are there and wanted.
 fn keep(upper: &UpperFacts, lower: &LowerFacts) -> Step {
+    // A service that ends with exit code 0 because it was evicted has not completed: its last status is written, as a
+    // failure with the reason, once it is gone. A pod that can complete keeps its own result, as on a kubelet.
+    if lower.disrupted && lower.deleting.is_some() && lower.terminal && !lower.completes {
+        return Step::Wait;
+    }
     if lower.status_unwritten {
         return Step::WriteStatus;
     }
@@ -224,6 +231,7 @@ mod tests {
             owner_uid: "u1".into(),
             deleting: None,
             terminal: false,
+            completes: false,
             bound: true,
             holds_result: false,
             carried: "c1".into(),
@@ -316,8 +324,13 @@ mod tests {
     #[test]
     fn a_preempted_lower_pod_fails_its_upper_pod_only_when_gone() {
         let going = LowerFacts { deleting: Some(30), disrupted: true, ..lower() };
-        assert_eq!(step(Known::Present(upper()), Known::Present(going)), Step::Wait);
+        assert_eq!(step(Known::Present(upper()), Known::Present(going.clone())), Step::Wait);
         assert_eq!(next(&Known::Present(upper()), &Known::ProvenAbsent, true), Step::Fail);
+        // Its containers ended well when they were told to: that is no success for a pod that should run for ever.
+        let ended = LowerFacts { terminal: true, status_unwritten: true, ..going };
+        assert_eq!(step(Known::Present(upper()), Known::Present(ended.clone())), Step::Wait);
+        let job = LowerFacts { completes: true, ..ended };
+        assert_eq!(step(Known::Present(upper()), Known::Present(job)), Step::WriteStatus);
     }
 
     #[test]

@@ -56,6 +56,13 @@ pub fn terminal_status(
     };
     if !is_terminal(last.phase.as_deref()) {
         end(&mut last, &spec, cause, now);
+    } else if let Some(cause) = cause
+        && spec.restart_policy.as_deref().is_none_or(|policy| policy == "Always")
+    {
+        // Its containers ended well when they were told to. For a pod that should run for ever that is no success.
+        last.phase = Some("Failed".to_owned());
+        last.reason = Some(cause.reason.clone());
+        last.message = Some(cause.message.clone());
     }
     difference(above, &last, generations, ctx.settings.node_address)
 }
