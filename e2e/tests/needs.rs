@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -56,6 +56,14 @@ async fn clusters() -> &'static (Cluster, Cluster) {
             lower.apply_yaml(include_str!("../../virtual-node/deploy/rbac-lower.yaml")).await.unwrap();
             (upper, lower)
         })
+        .await
+}
+
+/// The lower account's kubeconfig: one file, so written once.
+async fn lower_account(lower: &Cluster) -> &'static Path {
+    static SHARED: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
+    SHARED
+        .get_or_init(|| async { lower.service_account_kubeconfig("tensile-system", "virtual-node").await.unwrap() })
         .await
 }
 
@@ -115,8 +123,7 @@ impl World {
     async fn keeper(&self) -> Running {
         let node = self.upper.user_kubeconfig(&format!("system:node:{}", self.node), &["system:nodes"]).unwrap();
         let node = client(&node).await;
-        let lower = self.lower.service_account_kubeconfig("tensile-system", "virtual-node").await.unwrap();
-        let lower = client(&lower).await;
+        let lower = client(lower_account(self.lower).await).await;
         let upper = UpperClients { node: node.clone(), account: self.upper.client() };
         let lower = LowerClients { api: lower.clone(), streaming: lower };
         let (ready_sender, ready_again) = unbounded_channel();
@@ -575,6 +582,35 @@ async fn a_burst_of_pods_gets_a_token_each_and_leaves_none_behind() {
     .await
     .unwrap();
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_goes_on_with_the_tokens_that_are_there() {
+    let world = World::new("takeover").await;
+    let standby = world.keeper().await;
+    standby.may_write.store(false, Ordering::Relaxed);
+    let leader = world.keeper().await;
+    let pods = [world.pod("due", json!({})).await, world.pod("fresh", json!({})).await];
+    for pod in &pods {
+        standby.keeper.hold(pod);
+        leader.until_ready(pod).await;
+    }
+    leader.stop().await;
+    let lower = world.lower_api::<Secret>();
+    let secret_of = |pod: &PodNeed| pod.needs.tokens[0].secret.clone();
+    let fresh = lower.get(&secret_of(&pods[1])).await.unwrap();
+    let due = json!({"metadata": {"annotations": {annotation::TOKEN_REFRESH: "2020-01-01T00:00:00Z"}}});
+    let due = lower.patch(&secret_of(&pods[0]), &PatchParams::default(), &Patch::Merge(due)).await.unwrap();
+    standby.may_write.store(true, Ordering::Relaxed);
+    // Tokens that were not found are asked for after a minute: this one is refreshed before, for it was found due.
+    eventually("the token that is due is refreshed", Duration::from_secs(30), || async {
+        let secret = lower.get(&secret_of(&pods[0])).await?;
+        Ok(Seen::when(secret.data != due.data, secret.metadata.annotations))
+    })
+    .await
+    .unwrap();
+    assert_eq!(lower.get(&secret_of(&pods[1])).await.unwrap().data, fresh.data);
+    standby.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

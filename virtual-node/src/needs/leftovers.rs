@@ -1,11 +1,14 @@
 //! What an earlier run left in the lower cluster: found at start, and taken away when no pod came to use it.
 
+use std::sync::{Arc, atomic::Ordering};
+
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api,
     api::{ListParams, ObjectMeta, PartialObjectMeta},
 };
 use tensile_proto::vocabulary::label;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
@@ -13,6 +16,7 @@ use super::{
     mirrored::Mirrored,
     plan::Purpose,
     shared::Shared,
+    start,
 };
 use crate::{names::Key, owner::OwnerMark};
 
@@ -20,10 +24,25 @@ use crate::{names::Key, owner::OwnerMark};
 const PAGE_OBJECTS_MAX: u32 = 500;
 
 /// Finds the ConfigMaps and Secrets that this virtual node made.
-pub(super) async fn find(shared: &Shared) -> Result<(), kube::Error> {
+pub(super) async fn find(shared: &Arc<Shared>) -> Result<(), kube::Error> {
+    let begun = Instant::now();
     let copies = find_kind::<ConfigMap>(shared).await? + find_kind::<Secret>(shared).await?;
+    shared.tokens.looked(begun);
     info!(copies, "found in the lower cluster from an earlier run");
+    if shared.collecting.load(Ordering::Acquire) {
+        collect(shared);
+    }
     Ok(())
+}
+
+/// Takes away what was found and no pod holds; also what is found later on.
+pub(super) fn collect(shared: &Arc<Shared>) {
+    shared.collecting.store(true, Ordering::Release);
+    let found = std::mem::take(&mut *shared.leftovers.lock());
+    for entry in found.into_iter().filter_map(|key| shared.book.seed(key)) {
+        start(shared, entry);
+    }
+    shared.tokens.collect_leftovers();
 }
 
 async fn find_kind<K: Mirrored>(shared: &Shared) -> Result<usize, kube::Error> {

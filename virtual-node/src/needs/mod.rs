@@ -167,24 +167,9 @@ impl NeedsKeeper {
     fn hold_entries(&self, pod: &PodNeed, references: &[Reference<'_>]) -> Vec<Arc<Entry>> {
         let held = self.shared.book.hold(&pod.uid, references.iter().map(|reference| reference.key.clone()));
         for entry in held.fresh {
-            self.start(entry);
+            start(&self.shared, entry);
         }
         held.entries
-    }
-
-    fn start(&self, entry: Arc<Entry>) {
-        let shared = self.shared.clone();
-        let end = shared.end.clone();
-        self.shared.tasks.spawn(async move {
-            let work = async {
-                match entry.key.kind {
-                    Kind::Namespace => namespaces::run(shared, entry).await,
-                    Kind::ConfigMap | Kind::RootCa => copies::run::<ConfigMap>(shared, entry).await,
-                    Kind::Secret => copies::run::<Secret>(shared, entry).await,
-                }
-            };
-            end.run_until_cancelled(work).await;
-        });
     }
 
     /// The pod is gone below: it uses nothing any more. Copies without users are deleted after a grace period, tokens
@@ -211,11 +196,7 @@ impl NeedsKeeper {
     /// Takes away what [`NeedsKeeper::adopt_existing`] found and no pod holds. To be called when every upper pod of this
     /// virtual node is held.
     pub fn collect_leftovers(&self) {
-        let found = std::mem::take(&mut *self.shared.leftovers.lock());
-        for entry in found.into_iter().filter_map(|key| self.shared.book.seed(key)) {
-            self.start(entry);
-        }
-        self.shared.tokens.collect_leftovers();
+        leftovers::collect(&self.shared);
     }
 
     /// Runs what is not bound to one object: the watches on our copies below, and the refresh of tokens. Ends all tasks
@@ -238,6 +219,22 @@ impl NeedsKeeper {
     pub fn counts(&self) -> (usize, usize) {
         self.shared.book.counts()
     }
+}
+
+/// Starts the task that alone works on a thing.
+fn start(shared: &Arc<Shared>, entry: Arc<Entry>) {
+    let of_task = shared.clone();
+    let end = shared.end.clone();
+    shared.tasks.spawn(async move {
+        let work = async {
+            match entry.key.kind {
+                Kind::Namespace => namespaces::run(of_task, entry).await,
+                Kind::ConfigMap | Kind::RootCa => copies::run::<ConfigMap>(of_task, entry).await,
+                Kind::Secret => copies::run::<Secret>(of_task, entry).await,
+            }
+        };
+        end.run_until_cancelled(work).await;
+    });
 }
 
 /// One thing that a pod refers to.

@@ -1,6 +1,9 @@
 //! What the tasks of this module share.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use kube::Client;
 use parking_lot::Mutex;
@@ -53,7 +56,10 @@ pub(super) struct Shared {
     pub(super) book: Book,
     pub(super) in_use: InUse,
     pub(super) tokens: Tokens,
+    /// Copies of an earlier run, until it is known which pods there are.
     pub(super) leftovers: Mutex<Vec<NeedKey>>,
+    /// It is known which pods there are: what is found without a user may go.
+    pub(super) collecting: AtomicBool,
     pub(super) room: Semaphore,
     pub(super) tasks: TaskTracker,
     pub(super) end: CancellationToken,
@@ -81,6 +87,7 @@ impl Shared {
             book: Book::default(),
             tokens: Tokens::default(),
             leftovers: Mutex::default(),
+            collecting: AtomicBool::new(false),
             room: Semaphore::new(CONCURRENCY_MAX),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),

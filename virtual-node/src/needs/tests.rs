@@ -85,6 +85,14 @@ impl World {
         upper: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
         lower: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::with_watches(upper, lower, 1).await
+    }
+
+    async fn with_watches(
+        upper: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+        lower: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+        connections: usize,
+    ) -> Self {
         tensile_chassis::tls::install_crypto_provider();
         let upper = ScriptedServer::start(upper).await.unwrap();
         let lower = ScriptedServer::start(lower).await.unwrap();
@@ -108,7 +116,7 @@ impl World {
         let keeper = NeedsKeeper::new(
             Arc::new(settings),
             UpperClients { node: node.clone(), account: node.clone() },
-            vec![node],
+            vec![node; connections],
             &LowerClients { api: api.clone(), streaming: api },
             recorder,
             Arc::new(move || fence.load(Ordering::Relaxed)),
@@ -246,6 +254,20 @@ async fn a_cut_and_then_an_expired_watch_lose_no_change() {
     if let Err(seen) = world.lower.wait_for(LIMIT, is_third).await {
         panic!("the third value did not come: {:?}", summary(&seen));
     }
+}
+
+#[tokio::test]
+async fn an_object_without_room_for_a_watch_is_read() {
+    let store = Store::default();
+    let lower = store.clone();
+    let upper = |asked: &Asked| match asked.path.as_str() {
+        OBJECT => Reply::json(200, &upper_object("1", 1)),
+        _ => quiet_upper(asked),
+    };
+    let mut world = World::with_watches(upper, move |asked| lower.answer(asked), 0).await;
+    world.until_ready().await;
+    assert_eq!(store.value().as_deref(), Some("1"));
+    assert!(!world.upper.seen().iter().any(Asked::is_watch));
 }
 
 #[tokio::test]

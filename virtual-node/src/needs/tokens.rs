@@ -4,19 +4,19 @@
 //! The virtual node asks under its node identity, so it can get tokens only for pods that are bound to it, and each
 //! token ends with its pod (KEP-1205, NodeRestriction).
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{ObjectMeta, Preconditions};
 use parking_lot::Mutex;
 use tensile_chassis::retry::Backoff;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Missing, PodNeed, Retry,
+    Missing, PodNeed, Retry, leftovers,
     shared::{RETRY_INITIAL, RETRY_MAX, Shared},
     token_plan::{self, Schedule},
     token_writes::{self, Failure},
@@ -38,6 +38,13 @@ const REFRESH_RETRY: SignedDuration = SignedDuration::from_secs(30);
 
 /// How often a leftover token is looked at again whose pod still lives below.
 const LEFTOVER_INTERVAL: Duration = Duration::from_mins(5);
+
+/// How long the tokens of a pod that is held, and that were not found below, are left to [`Tokens::ensure`]: the pod may
+/// not be there yet, and then it asks for them itself.
+const LOST_GRACE: SignedDuration = SignedDuration::from_secs(60);
+
+/// A look at what is below counts as fresh for this long.
+const FOUND_FRESH: Duration = Duration::from_secs(30);
 
 /// Failures of one pod that are not told: the Node authorizer lags some milliseconds behind the binding of a pod.
 const QUIET_FAILURES_MAX: u32 = 3;
@@ -94,6 +101,8 @@ struct Found {
 pub(super) struct Tokens {
     pods: Mutex<HashMap<String, PodTokens>>,
     found: Mutex<HashMap<Key, Found>>,
+    /// When it was last looked what is below.
+    looked: Mutex<Option<Instant>>,
     deletions: mpsc::UnboundedSender<Deletion>,
     to_delete: Mutex<Option<mpsc::UnboundedReceiver<Deletion>>>,
 }
@@ -102,22 +111,39 @@ impl Default for Tokens {
     fn default() -> Self {
         // Unbounded in form only: there is at most one deletion for each Secret that we made.
         let (deletions, to_delete) = mpsc::unbounded_channel();
-        Self { pods: Mutex::default(), found: Mutex::default(), deletions, to_delete: Mutex::new(Some(to_delete)) }
+        Self {
+            pods: Mutex::default(),
+            found: Mutex::default(),
+            looked: Mutex::default(),
+            deletions,
+            to_delete: Mutex::new(Some(to_delete)),
+        }
     }
 }
 
 impl Tokens {
-    /// Remembers a token Secret that was found below.
+    /// Notes that all token Secrets below were found, by a look that began at this time.
+    pub(super) fn looked(&self, begun: Instant) {
+        *self.looked.lock() = Some(begun);
+    }
+
+    /// Takes in a token Secret that was found below: for the pod that holds it, or for one that may come to.
     pub(super) fn found(&self, secret: Key, pod_uid: String, meta: &ObjectMeta) {
         let now = Timestamp::now();
         let schedule = Schedule::read(meta).unwrap_or(Schedule { expires: now, refresh: now });
         let written = Written { uid: meta.uid.clone(), schedule };
+        if let Some(tokens) = self.pods.lock().get_mut(&pod_uid) {
+            if let Some(volume) = tokens.volumes.iter_mut().find(|volume| volume.secret == secret) {
+                volume.written = Some(written);
+            }
+            return;
+        }
         let resource_version = meta.resource_version.clone();
         self.found.lock().insert(secret, Found { pod_uid, resource_version, written });
     }
 
     /// Has the tokens of a pod kept fresh from now on, without waiting for any. Those of a pod that runs below and that
-    /// were not found there are issued by the next round of refreshes.
+    /// were not found there are issued after a while.
     pub(super) fn hold(&self, shared: &Shared, pod: &PodNeed, runs: bool) {
         if pod.needs.tokens.is_empty() {
             return;
@@ -128,7 +154,8 @@ impl Tokens {
         }
         let lower_namespace = shared.settings.namespaces.lower(&pod.key.namespace);
         let now = Timestamp::now();
-        let lost = runs.then_some(Written { uid: None, schedule: Schedule { expires: now, refresh: now } });
+        let lost =
+            runs.then_some(Written { uid: None, schedule: Schedule { expires: now, refresh: now + LOST_GRACE } });
         let mut found = self.found.lock();
         let volumes = token_plan::by_secret(&pod.needs.tokens)
             .into_iter()
@@ -244,7 +271,7 @@ impl Tokens {
     }
 
     /// Refreshes and deletes until shutdown.
-    pub(super) async fn run(&self, shared: &Shared, shutdown: &CancellationToken) {
+    pub(super) async fn run(&self, shared: &Arc<Shared>, shutdown: &CancellationToken) {
         let to_delete = self.to_delete.lock().take();
         let deletes = async {
             let Some(to_delete) = to_delete else { return };
@@ -255,9 +282,11 @@ impl Tokens {
         let refreshes = async {
             let mut tick = tokio::time::interval(TICK);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut in_charge = false;
             loop {
                 tick.tick().await;
-                if (shared.may_write)() {
+                in_charge = (shared.may_write)() && (in_charge || self.take_charge(shared).await);
+                if in_charge {
                     self.refresh_due(shared).await;
                 }
             }
@@ -265,6 +294,22 @@ impl Tokens {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = async { tokio::join!(deletes, refreshes); } => {}
+        }
+    }
+
+    /// Another replica may have written tokens while we stood by: who becomes the leader looks again before it refreshes,
+    /// or it would ask for a new token for every pod at once.
+    async fn take_charge(&self, shared: &Arc<Shared>) -> bool {
+        let fresh = self.looked.lock().is_some_and(|at| at.elapsed() < FOUND_FRESH);
+        if fresh {
+            return true;
+        }
+        match leftovers::find(shared).await {
+            Ok(()) => true,
+            Err(error) => {
+                debug!(error = trouble::message(&error), "could not look for tokens in the lower cluster yet");
+                false
+            }
         }
     }
 
