@@ -53,9 +53,15 @@ pub(super) async fn upper(
         match event {
             Event::Restarted => syncer.index.upper_list_began(),
             Event::Listed(pod) | Event::Applied(pod) => {
-                // Pods of an earlier run of this process are never created anew, so what they need is held here.
-                if !*synced.borrow() {
+                // Pods of an earlier run, and those that another replica creates while we stand by, are never created
+                // anew by us, so what they need is held here.
+                if !*synced.borrow() || syncer.fence.check().is_err() {
                     syncer.hold_needs(&pod);
+                }
+                // A pod that ran to completion needs nothing any more: a thousand finished Jobs must not have their
+                // tokens refreshed until somebody deletes them.
+                if has_ended(&pod) {
+                    syncer.needs.release(pod.metadata.uid.as_deref().unwrap_or_default());
                 }
                 if let Some(key) = syncer.upper_applied(pod) {
                     queue.add(key);
@@ -143,12 +149,15 @@ pub(super) async fn lower(
     }
 }
 
+fn has_ended(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(is_terminal)
+}
+
 impl Syncer {
     /// Holds what a pod needs below, if it may be running there.
     fn hold_needs(&self, pod: &Pod) {
-        let ended = pod.status.as_ref().is_some_and(is_terminal);
         if let Some(key) = key_of(pod)
-            && !ended
+            && !has_ended(pod)
             && translate::admissible(pod).is_ok()
         {
             self.needs.hold(&pod_need(&key, pod));
