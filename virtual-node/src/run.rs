@@ -199,6 +199,10 @@ pub async fn run(args: Args) -> Result<()> {
         placements,
         leadership: leadership.clone(),
     };
+    shutdown.spawn("wake-on-return", {
+        let (pods, reach, stop) = (pods.clone(), inputs.reach.clone(), stop.clone());
+        async move { pods.wake_on_return(reach, stop).await }
+    });
     shutdown.spawn("contract", grpc.run(inputs, stop.clone()));
     shutdown.spawn("lower-events", {
         let (pods, stop) = (pods.clone(), stop.clone());

@@ -59,9 +59,9 @@ pub async fn until_ready(cluster: &Cluster, count: usize, limit: Duration) {
 
 /// UIDs of the upper pods, and of the lower pods by the upper UID in their mark.
 pub async fn twins(upper: &Cluster, lower: &Cluster) -> (Vec<String>, BTreeMap<String, Vec<String>>) {
-    let above = pods(upper).list(&ListParams::default()).await.unwrap().items;
+    let above = pods(upper).list_metadata(&ListParams::default()).await.unwrap().items;
     let mut below: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for pod in pods(lower).list(&ListParams::default()).await.unwrap() {
+    for pod in pods(lower).list_metadata(&ListParams::default()).await.unwrap() {
         let owner = pod.labels().get(label::UPPER_UID).cloned().unwrap_or_default();
         below.entry(owner).or_default().push(pod.uid().unwrap_or_default());
     }

@@ -164,6 +164,22 @@ impl Syncer {
     /// Deletes the lower pod.
     pub(super) async fn delete_lower(&self, key: &Key, view: &View, grace: Option<i64>) -> Progress {
         let Some(uid) = view.lower_uid.as_deref() else { return Progress::Idle };
+        if view.upper_uid.is_some() && view.upper_uid != view.lower_owner {
+            // It goes because its upper pod was followed by another of the same name. That UID is asked for live: our
+            // cache may be behind the lower cluster's.
+            match requests::read_upper(&self.upper.node, key, &self.settings.node_name).await {
+                Ok(Some(pod)) if pod.metadata.uid == view.upper_uid => {}
+                Ok(Some(pod)) => {
+                    self.upper_applied(pod);
+                    return Progress::Again;
+                }
+                Ok(None) => {
+                    self.upper_gone(key, None);
+                    return Progress::Again;
+                }
+                Err(error) => return retry("could not ask the upper API server for the pod", &error),
+            }
+        }
         match requests::delete(&self.lower.api, &self.lower_key(key), uid, grace).await {
             Ok(()) => Progress::Awaiting,
             Err(error) => retry("could not delete the lower pod", &error),

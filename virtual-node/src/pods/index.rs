@@ -53,14 +53,25 @@ struct Record {
     /// The lower pod as last seen before it went, for the upper pod's last status.
     last_lower: Option<Arc<Pod>>,
     lost_to_disruption: bool,
+    /// UID of an upper pod that was known and is not in a newer list: whoever is told that it is gone must be told so.
+    vanished: Option<String>,
 }
 
 impl Record {
     fn new() -> Self {
-        Self { upper: Known::Unseen, lower: Known::Unseen, last_lower: None, lost_to_disruption: false }
+        Self {
+            upper: Known::Unseen,
+            lower: Known::Unseen,
+            last_lower: None,
+            lost_to_disruption: false,
+            vanished: None,
+        }
     }
 
     fn step(&self) -> Step {
+        if self.vanished.is_some() && matches!(self.upper, Known::Unseen) {
+            return Step::ProveUpper;
+        }
         plan::next(&upper_facts(&self.upper), &lower_facts(&self.lower), self.lost_to_disruption)
     }
 
@@ -100,6 +111,8 @@ pub struct View {
     pub upper_uid: Option<String>,
     /// UID of the lower pod, if it is known.
     pub lower_uid: Option<String>,
+    /// UID of the upper pod that the lower pod's mark names.
+    pub lower_owner: Option<String>,
     /// The whole upper pod, if it is still held.
     pub upper_whole: Option<Arc<Pod>>,
     /// The upper pod's status as last known.
@@ -144,7 +157,10 @@ impl Index {
         let mut state = self.state.lock();
         let listing = state.upper_listing;
         for record in state.records.values_mut() {
-            if matches!(&record.upper, Known::Present(upper) if upper.listing != listing) {
+            if let Known::Present(upper) = &record.upper
+                && upper.listing != listing
+            {
+                record.vanished = Some(upper.uid.clone());
                 record.upper = Known::Unseen;
             }
         }
@@ -177,7 +193,7 @@ impl Index {
         let listing = state.upper_listing;
         let record = state.records.entry(key.clone()).or_insert_with(Record::new);
         let mut before = None;
-        let mut replaced = None;
+        let mut replaced = record.vanished.take().filter(|vanished| *vanished != uid);
         if let Known::Present(known) = &mut record.upper
             && known.uid == uid
         {
@@ -229,7 +245,7 @@ impl Index {
         }
         match std::mem::replace(&mut record.upper, Known::ProvenAbsent) {
             Known::Present(known) => Some(known.uid),
-            Known::ProvenAbsent | Known::Unseen => None,
+            Known::ProvenAbsent | Known::Unseen => record.vanished.take(),
         }
     }
 
@@ -346,12 +362,14 @@ impl Index {
             }
             Known::ProvenAbsent | Known::Unseen => (None, None, None),
         };
-        let (lower_uid, unwritten) = match &record.lower {
-            Known::Present(lower) => (Some(lower.uid.clone()), lower.unwritten.clone()),
-            Known::ProvenAbsent | Known::Unseen => (None, None),
+        let (lower_uid, lower_owner, unwritten) = match &record.lower {
+            Known::Present(lower) => {
+                (Some(lower.uid.clone()), Some(lower.owner_uid.clone()), lower.unwritten.clone())
+            }
+            Known::ProvenAbsent | Known::Unseen => (None, None, None),
         };
         let lower_pod = unwritten.or_else(|| record.last_lower.clone());
-        Some(View { step, upper_uid, lower_uid, upper_whole, upper_status, lower_pod })
+        Some(View { step, upper_uid, lower_uid, lower_owner, upper_whole, upper_status, lower_pod })
     }
 
     /// Whether the upper pod is known, and whether its lower twin is.
@@ -371,6 +389,11 @@ impl Index {
         let owner = known.owner_uid.clone();
         let meant = lower_uid.is_none_or(|uid| uid == known.uid);
         (meant && record.upper_present()?.uid == owner).then_some((key, owner))
+    }
+
+    /// All pods that are known.
+    pub fn keys(&self) -> Vec<Key> {
+        self.state.lock().records.keys().cloned().collect()
     }
 
     /// How many pods are known.

@@ -39,6 +39,7 @@ use crate::{
     kubelet::{Lookup, PodLookup},
     names::Key,
     needs::NeedsKeeper,
+    node::Reach,
 };
 use index::Index;
 
@@ -133,6 +134,22 @@ impl Pods {
     /// Tells lower events above until told to stop.
     pub async fn relay_events(&self, which: LowerEvents, gate: Gate, metrics: WatchMetrics, shutdown: CancellationToken) {
         lower_events::relay(self.syncer.clone(), which, gate, metrics, shutdown).await;
+    }
+
+    /// Looks at every pod again each time the lower API server comes back: tries that failed meanwhile would otherwise
+    /// sit out their pauses.
+    pub async fn wake_on_return(&self, mut reach: watch::Receiver<Reach>, shutdown: CancellationToken) {
+        let watching = async {
+            while reach.wait_for(|reach| *reach != Reach::Reachable).await.is_ok()
+                && reach.wait_for(|reach| *reach == Reach::Reachable).await.is_ok()
+            {
+                for key in self.syncer.index.keys() {
+                    self.queue.add(key);
+                }
+            }
+        };
+        shutdown.run_until_cancelled(watching).await;
+        shutdown.cancelled().await;
     }
 
     /// Waits until both clusters were listed once: before that, nothing is known to be missing.
