@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Short enough to keep tests quick, long enough not to load the API server that is watched.
-const INTERVAL: Duration = Duration::from_millis(50);
+/// The pause between the first two looks; each further one is a fifth longer. Quick conditions are
+/// seen quickly, and a long wait does not load the API server that it watches.
+const INTERVAL_MIN: Duration = Duration::from_millis(30);
+const INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// What one look at a condition showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,8 @@ impl Seen<()> {
 /// Looks again and again until the condition holds, and fails after `deadline` with what was
 /// seen last. Errors count as "not yet": the API server under test may be down on purpose.
 ///
+/// A look that finds the condition lost for good returns `Seen::Done(Err(reason))`, which ends the wait.
+///
 /// `what` completes the sentence "waited in vain until ...".
 pub async fn eventually<T, F, Fut>(what: &str, deadline: Duration, mut look: F) -> Result<T>
 where
@@ -35,6 +39,7 @@ where
     Fut: Future<Output = Result<Seen<T>>>,
 {
     let started = Instant::now();
+    let mut interval = INTERVAL_MIN;
     let mut last = String::from("nothing: the first look did not return");
     loop {
         let left = deadline.saturating_sub(started.elapsed());
@@ -44,10 +49,11 @@ where
             Ok(Err(error)) => last = format!("error: {error:#}"),
             Err(_) => {}
         }
-        if started.elapsed() + INTERVAL >= deadline {
+        if started.elapsed() + interval >= deadline {
             bail!("waited {deadline:?} in vain until {what}; last seen: {last}");
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(interval).await;
+        interval = (interval + interval / 5).min(INTERVAL_MAX);
     }
 }
 

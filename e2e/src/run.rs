@@ -63,6 +63,11 @@ impl Run {
         &self.dir
     }
 
+    /// Keeps the log files of this run, because something went wrong that its maker may ask about.
+    pub fn keep_logs(&self) {
+        keep_logs(&self.dir);
+    }
+
     /// Makes a new empty folder `NAME` in the run's folder, or `NAME-2` and so on when it exists.
     pub fn new_dir(&self, name: &str) -> Result<PathBuf> {
         for number in 1..=MAX_SAME_NAME {
@@ -169,15 +174,20 @@ fn private_dir(dir: &Path) -> Result<()> {
 fn keep_logs_after_a_panic(dir: PathBuf) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let mark = dir.join(KEEP_LOGS_MARK);
-        if !mark.exists() && fs::write(&mark, "").is_ok() {
-            eprintln!(
-                "tensile-e2e: a thread panicked; the clusters' logs are kept as {}",
-                dir.display().to_string().replace("/runs/", "/kept-logs/")
-            );
-        }
+        keep_logs(&dir);
         before(panic);
     }));
+}
+
+/// Lets the run's logs outlive it, and says once where they will be.
+fn keep_logs(dir: &Path) {
+    let mark = dir.join(KEEP_LOGS_MARK);
+    if !mark.exists() && fs::write(&mark, "").is_ok() {
+        eprintln!(
+            "tensile-e2e: something failed; the clusters' logs will be kept as {}",
+            dir.display().to_string().replace("/runs/", "/kept-logs/")
+        );
+    }
 }
 
 fn remove_old_logs(kept: &Path) {

@@ -143,8 +143,9 @@ impl ClusterBuilder {
         self
     }
 
-    /// The request rate of controllers and scheduler. Kubernetes's own defaults (20 to 50 per second)
-    /// are what a bench would measure otherwise.
+    /// The request rate of each controller and of the scheduler. By default 100 per second for the
+    /// controllers (Kubernetes's own default is 20) and the stock 50 for the scheduler, which are
+    /// what a bench would measure otherwise.
     #[must_use]
     pub fn client_rate(mut self, qps: u32, burst: u32) -> Self {
         self.client_rate = Some(ClientRate { qps, burst });

@@ -63,6 +63,9 @@ impl Cluster {
         let started = Instant::now();
         let cluster = Self::prepare(wanted).await.with_context(|| format!("preparing the cluster {name}"))?;
         let result = cluster.start_processes().await;
+        if result.is_err() {
+            Run::current()?.keep_logs();
+        }
         // On an error the drop of `cluster` takes everything down again.
         result.with_context(|| format!("starting the cluster {name}"))?;
         tracing::info!(cluster = name, seconds = started.elapsed().as_secs_f64(), "cluster started");
@@ -155,10 +158,16 @@ impl Cluster {
         if self.wanted.controller_manager {
             let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), "default");
             eventually("the default service account exists", READY_DEADLINE, || async {
-                self.controller_manager.ensure_running()?;
-                Ok(Seen::when(accounts.get_opt("default").await?.is_some(), "no such account"))
+                // Its end is final: no use in waiting on.
+                if let Err(ended) = self.controller_manager.ensure_running() {
+                    return Ok(Seen::Done(Err(ended)));
+                }
+                if accounts.get_opt("default").await?.is_some() {
+                    return Ok(Seen::Done(Ok(())));
+                }
+                Ok(Seen::NotYet("no such account".to_owned()))
             })
-            .await?;
+            .await??;
         }
         for nodes in &self.wanted.kwok_nodes {
             self.add_kwok_nodes(nodes).await?;
@@ -203,7 +212,7 @@ impl Cluster {
                     "the API server is not ready after {READY_DEADLINE:?}: {error:#}; its last output:\n{}",
                     self.apiserver.log_tail(20)
                 ),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
     }

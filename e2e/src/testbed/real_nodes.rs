@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail};
 
 mod cgroup;
 mod image;
+mod inotify;
 mod network;
 mod node;
 mod node_config;

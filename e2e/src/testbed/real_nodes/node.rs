@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 
 use super::network::{Network, Slot};
-use super::{cgroup, cni_dir, find_program, image, node_config, run};
+use super::{cgroup, cni_dir, find_program, image, inotify, node_config, run};
 use crate::eventually::{Seen, eventually};
 use crate::testbed::access::{certificate_user, kubeconfig};
 use crate::testbed::certificates::{Authority, write_private};
@@ -61,6 +61,7 @@ impl RealNode {
         let name = wanted.name.clone();
         let kubelet = Tools::get(Tool::Kubelet).await?;
         let kube_proxy = Tools::get(Tool::KubeProxy).await?;
+        inotify::wait_for_room().await?;
         let node =
             Self::prepare(&wanted, &kubelet, &kube_proxy).with_context(|| format!("preparing the node {name}"))?;
         node.start_programs().await.with_context(|| format!("starting the node {name}"))?;
@@ -110,10 +111,16 @@ impl RealNode {
         self.containerd.start()?;
         let socket = node_config::socket(&self.dir);
         eventually("containerd listens", CONTAINERD_DEADLINE, || async {
-            self.containerd.ensure_running()?;
-            Ok(Seen::when(UnixStream::connect(&socket).is_ok(), self.containerd.log_tail(5)))
+            // Its end is final: no use in waiting on.
+            if let Err(ended) = self.containerd.ensure_running() {
+                return Ok(Seen::Done(Err(ended)));
+            }
+            if UnixStream::connect(&socket).is_ok() {
+                return Ok(Seen::Done(Ok(())));
+            }
+            Ok(Seen::NotYet(self.containerd.log_tail(5)))
         })
-        .await?;
+        .await??;
         for archive in image::write_base_images(&self.dir.join("images"))? {
             self.load_image(&archive)?;
         }
@@ -125,14 +132,20 @@ impl RealNode {
     pub(crate) async fn wait_ready(&self, client: &Client) -> Result<()> {
         let api: Api<Node> = Api::all(client.clone());
         let waited = eventually(&format!("the node {} is Ready", self.name), READY_DEADLINE, || async {
-            self.kubelet.ensure_running()?;
+            if let Err(ended) = self.kubelet.ensure_running() {
+                return Ok(Seen::Done(Err(ended)));
+            }
             let Some(node) = api.get_opt(&self.name).await? else {
                 return Ok(Seen::NotYet("no Node object".to_owned()));
             };
-            let conditions = node.status.as_ref().and_then(|status| status.conditions.clone());
-            Ok(Seen::when(node_is_usable(&node), conditions))
+            if node_is_usable(&node) {
+                return Ok(Seen::Done(Ok(())));
+            }
+            let conditions = node.status.and_then(|status| status.conditions);
+            Ok(Seen::NotYet(format!("{conditions:?}")))
         })
-        .await;
+        .await
+        .flatten();
         waited.with_context(|| format!("the kubelet's last output:\n{}", self.kubelet.log_tail(20)))
     }
 
