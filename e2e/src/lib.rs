@@ -14,6 +14,7 @@
 //! Everything started here is ended again: on `stop`, on drop, and when the process dies in any
 //! way (see [`run`]).
 
+pub mod bench;
 pub mod claim;
 pub mod eventually;
 pub mod process;

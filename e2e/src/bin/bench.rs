@@ -1,0 +1,34 @@
+//! Measures tensile; see docs/performance.md.
+
+use clap::{Parser, Subcommand};
+use tensile_e2e::bench::offload::{OffloadArgs, offload};
+
+/// Measures tensile side by side with doing the same without it.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A burst of pods through a virtual node, and straight in the lower cluster
+    Offload(OffloadArgs),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tensile_e2e::install_crypto();
+    let args = Args::parse();
+    let work = async {
+        match args.what {
+            What::Offload(args) => offload(&args).await,
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        // What was started is stopped when it is dropped.
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+    }
+}
