@@ -41,6 +41,7 @@ pub struct VirtualNodeBuilder<'a> {
     lower: &'a Cluster,
     name: String,
     args: Vec<String>,
+    approve: bool,
 }
 
 /// A running virtual-node; stopped when dropped.
@@ -57,7 +58,7 @@ pub struct VirtualNode {
 impl VirtualNode {
     /// A virtual-node named `vn` that makes `lower` a node of `upper`.
     pub fn builder<'a>(upper: &'a Cluster, lower: &'a Cluster) -> VirtualNodeBuilder<'a> {
-        VirtualNodeBuilder { upper, lower, name: "vn".to_owned(), args: Vec::new() }
+        VirtualNodeBuilder { upper, lower, name: "vn".to_owned(), args: Vec::new(), approve: true }
     }
 
     /// The Node's name.
@@ -73,6 +74,11 @@ impl VirtualNode {
     /// Asks the process to end and waits until it has.
     pub async fn term(&self, limit: Duration) -> Result<ExitStatus> {
         self.process.lock().term();
+        self.ended(limit).await
+    }
+
+    /// Waits until the process has ended.
+    pub async fn ended(&self, limit: Duration) -> Result<ExitStatus> {
         eventually("the virtual-node has ended", limit, || async {
             Ok(match self.process.lock().exited() {
                 Some(status) => Seen::Done(status),
@@ -117,8 +123,13 @@ impl VirtualNode {
     async fn until_ready(&self) -> Result<()> {
         let nodes: Api<Node> = Api::all(self.upper.clone());
         eventually(&format!("virtual node {} is Ready", self.name), READY_DEADLINE, || async {
-            if let Some(status) = self.process.lock().exited() {
-                bail!("the process has ended ({status}): {}", self.process.lock().log_tail(20));
+            // One lock for both: a second one inside the condition would wait for the first for ever.
+            let ended = {
+                let process = self.process.lock();
+                process.exited().map(|status| (status, process.log_tail(20)))
+            };
+            if let Some((status, last_words)) = ended {
+                bail!("the process has ended ({status}): {last_words}");
             }
             let ready = self.probe().await;
             if ready.as_deref().is_ok_and(|text| text.starts_with("ready")) {
@@ -157,14 +168,20 @@ impl VirtualNodeBuilder<'_> {
         self
     }
 
+    /// Leaves the node's certificate request to the test.
+    #[must_use]
+    pub fn unapproved(mut self) -> Self {
+        self.approve = false;
+        self
+    }
+
     /// Installs the rights, starts the process, approves its certificate, and waits until the Node is Ready.
     pub async fn start(self) -> Result<VirtualNode> {
         let node = self.launch().await?;
         let name = node.name.clone();
-        let approve = self.upper.approve_when_asked(&name);
         tokio::select! {
             ready = node.until_ready() => ready?,
-            never = approve => never?,
+            never = self.upper.approve_when_asked(&name), if self.approve => never?,
         }
         Ok(node)
     }
@@ -173,20 +190,18 @@ impl VirtualNodeBuilder<'_> {
     pub async fn start_expecting_failure(self) -> Result<(Option<i32>, String)> {
         let node = self.launch().await?;
         let status = eventually("the virtual-node ends by itself", FAILURE_DEADLINE, || async {
-            Ok(match node.process.lock().exited() {
-                Some(status) => Seen::Done(status),
-                None => Seen::NotYet(node.process.lock().log_tail(5)),
-            })
+            let process = node.process.lock();
+            Ok(process.exited().map_or_else(|| Seen::NotYet(process.log_tail(5)), Seen::Done))
         });
         let status = tokio::select! {
             status = status => status?,
-            never = self.upper.approve_when_asked(&node.name) => { never?; bail!("approval ended") }
+            never = self.upper.approve_when_asked(&node.name), if self.approve => { never?; bail!("approval ended") }
         };
         Ok((status.code(), node.logs()))
     }
 
     async fn launch(&self) -> Result<VirtualNode> {
-        let Self { upper, lower, name, args } = self;
+        let Self { upper, lower, name, args, .. } = self;
         upper.apply_yaml(&RBAC_UPPER.replace("{{NODE_NAME}}", name)).await.context("rights in the upper cluster")?;
         lower.apply_yaml(&RBAC_LOWER.replace("{{NODE_NAME}}", name)).await.context("rights in the lower cluster")?;
         let upper_kubeconfig = upper.service_account_kubeconfig("tensile-system", "virtual-node").await?;

@@ -22,6 +22,10 @@ const IDENTITY_NAMESPACE: &str = "kube-system";
 /// How often the log repeats that a cluster does not answer.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long the lower cluster may take for its first answer before the Node's memory serves instead. A server that hangs
+/// would else use up the client's timeouts and retries, minutes, while the node lease runs out after 40 s.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
+
 /// The longest wait between two questions to a cluster that does not answer.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -105,10 +109,11 @@ pub(crate) async fn lower_identity(
     node_name: &str,
     shutdown: &CancellationToken,
 ) -> Result<Option<LowerIdentity>> {
-    match cluster_uid(lower).await {
-        Ok(uid) => return Ok(Some(LowerIdentity { uid, version: version(lower).await, confirmed: true })),
-        Err(error) if is_refusal(&error) => return Err(refused("lower", &error)),
-        Err(error) => warn!(%error, "the lower cluster does not answer"),
+    match tokio::time::timeout(FIRST_ANSWER_MAX, cluster_uid(lower)).await {
+        Ok(Ok(uid)) => return Ok(Some(LowerIdentity { uid, version: version(lower).await, confirmed: true })),
+        Ok(Err(error)) if is_refusal(&error) => return Err(refused("lower", &error)),
+        Ok(Err(error)) => warn!(%error, "the lower cluster does not answer"),
+        Err(_) => warn!("the lower cluster does not answer within {} s", FIRST_ANSWER_MAX.as_secs()),
     }
     if let Ok(Some(node)) = Api::<Node>::all(node_client.clone()).get_opt(node_name).await
         && let Some(uid) = node.metadata.annotations.as_ref().and_then(|all| all.get(annotation::LOWER_CLUSTER))

@@ -252,7 +252,9 @@ impl Requester {
         request.metadata.labels = Some([(label::VIRTUAL_NODE.to_owned(), self.node_name.clone())].into());
         match requests.create(&PostParams::default(), &request).await {
             Ok(_) => {
-                tracing::info!(request = %name, user = %common_name(&self.node_name), "asked for the node certificate");
+                tracing::info!(request = %name, user = %common_name(&self.node_name),
+                    "asked for the node certificate; unless something approves it by itself, run: \
+                     kubectl certificate approve {name}");
                 Ok(())
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
