@@ -17,14 +17,17 @@
 pub mod bench;
 pub mod claim;
 pub mod eventually;
+pub mod playground;
 pub mod process;
 pub mod run;
+pub mod site;
 pub mod testbed;
 pub mod tools;
 pub mod virtual_node;
 
 pub use eventually::{Seen, eventually};
 pub use process::Supervised;
+pub use site::Site;
 pub use testbed::{AuditEntry, Cluster, ClusterBuilder, ImageArchive, KwokNodes, RealNodes, SHELL_IMAGE};
 pub use tools::{Tool, Tools};
 pub use virtual_node::{VirtualNode, VirtualNodeBuilder};

@@ -1,8 +1,8 @@
 //! Runs our `virtual-node` binary between two clusters, installed as an administrator would.
 
 use std::{
-    env,
-    fs,
+    env, fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
@@ -19,7 +19,8 @@ use crate::{
     eventually::{Seen, eventually},
     process::Supervised,
     run::Run,
-    testbed::Cluster,
+    site::Site,
+    testbed::{Cluster, apply_yaml},
 };
 
 /// Names the binary to run in place of the one beside this program.
@@ -29,19 +30,24 @@ const BINARY_VARIABLE: &str = "TENSILE_VIRTUAL_NODE";
 const RBAC_UPPER: &str = include_str!("../../virtual-node/deploy/rbac-upper.yaml");
 const RBAC_LOWER: &str = include_str!("../../virtual-node/deploy/rbac-lower.yaml");
 
+/// Namespace and name of the account that these files make.
+const ACCOUNT: (&str, &str) = ("tensile-system", "virtual-node");
+
 /// From the start of the process to a Node that is Ready: a second on an idle machine.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 /// How long a process that must fail may take to do so.
 const FAILURE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What to start.
-pub struct VirtualNodeBuilder<'a> {
-    upper: &'a Cluster,
-    lower: &'a Cluster,
+pub struct VirtualNodeBuilder {
+    upper: Site,
+    lower: Site,
     name: String,
     args: Vec<String>,
+    address: Option<IpAddr>,
     approve: bool,
+    install: bool,
 }
 
 /// A running virtual-node; stopped when dropped.
@@ -57,8 +63,21 @@ pub struct VirtualNode {
 
 impl VirtualNode {
     /// A virtual-node named `vn` that makes `lower` a node of `upper`.
-    pub fn builder<'a>(upper: &'a Cluster, lower: &'a Cluster) -> VirtualNodeBuilder<'a> {
-        VirtualNodeBuilder { upper, lower, name: "vn".to_owned(), args: Vec::new(), approve: true }
+    pub fn builder(upper: &Cluster, lower: &Cluster) -> VirtualNodeBuilder {
+        Self::between(Site::of(upper), Site::of(lower))
+    }
+
+    /// A virtual-node named `vn` between two clusters that need not be the testbed's.
+    pub fn between(upper: Site, lower: Site) -> VirtualNodeBuilder {
+        VirtualNodeBuilder {
+            upper,
+            lower,
+            name: "vn".to_owned(),
+            args: Vec::new(),
+            address: None,
+            approve: true,
+            install: true,
+        }
     }
 
     /// The Node's name.
@@ -153,7 +172,7 @@ impl VirtualNode {
     }
 }
 
-impl VirtualNodeBuilder<'_> {
+impl VirtualNodeBuilder {
     /// Names the Node.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
@@ -175,13 +194,27 @@ impl VirtualNodeBuilder<'_> {
         self
     }
 
+    /// The address to publish, if not the one that [`Site::address_of_this_machine`] finds.
+    #[must_use]
+    pub fn address(mut self, address: Option<IpAddr>) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// The rights are granted already; see [`rights`].
+    #[must_use]
+    pub fn installed(mut self) -> Self {
+        self.install = false;
+        self
+    }
+
     /// Installs the rights, starts the process, approves its certificate, and waits until the Node is Ready.
     pub async fn start(self) -> Result<VirtualNode> {
         let node = self.launch().await?;
         let name = node.name.clone();
         tokio::select! {
             ready = node.until_ready() => ready?,
-            never = self.upper.approve_when_asked(&name), if self.approve => never?,
+            never = approve_when_asked(&self.upper, &name), if self.approve => never?,
         }
         Ok(node)
     }
@@ -195,33 +228,38 @@ impl VirtualNodeBuilder<'_> {
         });
         let status = tokio::select! {
             status = status => status?,
-            never = self.upper.approve_when_asked(&node.name), if self.approve => { never?; bail!("approval ended") }
+            never = approve_when_asked(&self.upper, &node.name), if self.approve => { never?; bail!("approval ended") }
         };
         Ok((status.code(), node.logs()))
     }
 
     async fn launch(&self) -> Result<VirtualNode> {
         let Self { upper, lower, name, args, .. } = self;
-        upper.apply_yaml(&RBAC_UPPER.replace("{{NODE_NAME}}", name)).await.context("rights in the upper cluster")?;
-        lower.apply_yaml(&RBAC_LOWER.replace("{{NODE_NAME}}", name)).await.context("rights in the lower cluster")?;
-        let upper_kubeconfig = upper.service_account_kubeconfig("tensile-system", "virtual-node").await?;
-        let lower_kubeconfig = lower.service_account_kubeconfig("tensile-system", "virtual-node").await?;
-        let address = upper.host_address();
+        let rights = rights(name);
+        if self.install {
+            apply_yaml(&upper.client(), &rights.upper).await.context("rights in the upper cluster")?;
+            apply_yaml(&lower.client(), &rights.lower).await.context("rights in the lower cluster")?;
+        }
+        let dir = Run::current()?.new_dir(name)?;
+        let kubeconfigs = [dir.join("upper.kubeconfig"), dir.join("lower.kubeconfig")];
+        for (site, path) in [(upper, &kubeconfigs[0]), (lower, &kubeconfigs[1])] {
+            site.account_kubeconfig(ACCOUNT.0, ACCOUNT.1, path).await?;
+        }
+        let address = self.address.map_or_else(|| upper.address_of_this_machine(), Ok)?;
         let (kubelet, grpc, admin) = (PortClaim::new()?, PortClaim::new()?, PortClaim::new()?);
         let mut command = Command::new(binary()?);
         command
             .args(["--node-name", name, "--cluster-name", name])
             .arg("--upper-kubeconfig")
-            .arg(upper_kubeconfig)
+            .arg(&kubeconfigs[0])
             .arg("--lower-kubeconfig")
-            .arg(lower_kubeconfig)
+            .arg(&kubeconfigs[1])
             .args(["--node-address", &address.to_string()])
             .arg(format!("--kubelet-address={address}:{}", kubelet.port()))
             .arg(format!("--grpc-address={address}:{}", grpc.port()))
             .arg(format!("--admin-address=127.0.0.1:{}", admin.port()))
             .args(args)
             .env("TENSILE_LOG", env::var("TENSILE_LOG").unwrap_or_else(|_| "info,tensile_virtual_node=debug".into()));
-        let dir = Run::current()?.new_dir(name)?;
         let process = Supervised::spawn(name, &command, &dir)?;
         Ok(VirtualNode {
             name: name.clone(),
@@ -235,24 +273,37 @@ impl VirtualNodeBuilder<'_> {
     }
 }
 
-impl Cluster {
-    /// Approves certificate requests of this virtual node whenever they come, as an install step would. Ends with an
-    /// error only.
-    async fn approve_when_asked(&self, node_name: &str) -> Result<()> {
-        let subject = format!("system:node:{node_name}");
-        loop {
-            let of_node = |request: &CertificateSigningRequest| {
-                let labelled = request.metadata.labels.as_ref().and_then(|labels| labels.get(label::VIRTUAL_NODE));
-                labelled.is_some_and(|name| *name == node_name)
-            };
-            // An API server that is away must not end the test's start; the wait for Ready has the deadline.
-            if let Ok(approved) = self.approve_csrs(of_node).await
-                && !approved.is_empty()
-            {
-                eprintln!("approved {approved:?} for {subject}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+/// What an installation grants to the account of one virtual node, as YAML.
+pub struct Rights {
+    /// In the upper cluster.
+    pub upper: String,
+    /// In the lower cluster.
+    pub lower: String,
+}
+
+/// The rights of the virtual node named `node_name`.
+pub fn rights(node_name: &str) -> Rights {
+    let of = |text: &str| text.replace("{{NODE_NAME}}", node_name);
+    Rights { upper: of(RBAC_UPPER), lower: of(RBAC_LOWER) }
+}
+
+/// Approves certificate requests of this virtual node whenever they come, as an install step would. Ends with an
+/// error only.
+async fn approve_when_asked(upper: &Site, node_name: &str) -> Result<()> {
+    // A label is anybody's to write; who asked is not.
+    let account = format!("system:serviceaccount:{}:{}", ACCOUNT.0, ACCOUNT.1);
+    loop {
+        let of_node = |request: &CertificateSigningRequest| {
+            let labelled = request.metadata.labels.as_ref().and_then(|labels| labels.get(label::VIRTUAL_NODE));
+            labelled.is_some_and(|name| *name == node_name) && request.spec.username.as_ref() == Some(&account)
+        };
+        // An API server that is away must not end the start; the wait for Ready has the deadline.
+        if let Ok(approved) = upper.approve(of_node).await
+            && !approved.is_empty()
+        {
+            tracing::info!(?approved, node_name, "approved the node's certificate");
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -15,7 +15,8 @@ pub(super) fn machine_cpu_seconds() -> Result<f64> {
     let line = stat.lines().next().context("/proc/stat is empty")?;
     // cpu user nice system idle iowait irq softirq steal ...
     let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-    let busy: f64 = ticks.iter().enumerate().filter(|(field, _)| !matches!(field, 3 | 4) && *field < 8).map(|(_, t)| t).sum();
+    let busy: f64 =
+        ticks.iter().enumerate().filter(|(field, _)| !matches!(field, 3 | 4) && *field < 8).map(|(_, t)| t).sum();
     Ok(busy / TICKS_PER_SECOND)
 }
 

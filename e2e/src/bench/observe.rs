@@ -155,11 +155,8 @@ impl Seen {
         let now = Instant::now();
         match event {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                let times = self.pods.entry(pod.metadata.name).or_insert(Times {
-                    created: now,
-                    scheduled: None,
-                    ready: None,
-                });
+                let times =
+                    self.pods.entry(pod.metadata.name).or_insert(Times { created: now, scheduled: None, ready: None });
                 if times.scheduled.is_none() && pod.spec.node_name.is_some() {
                     times.scheduled = Some(now);
                     self.scheduled += 1;

@@ -116,7 +116,8 @@ pub async fn offload(args: &OffloadArgs) -> Result<()> {
     for &pods in &args.pods {
         for round in 0..args.runs {
             for &subject in &args.subjects {
-                let reading = bench.run(subject, pods).await.with_context(|| format!("{subject:?} with {pods} pods"))?;
+                let reading =
+                    bench.run(subject, pods).await.with_context(|| format!("{subject:?} with {pods} pods"))?;
                 eprintln!("{pods} pods, round {}: {}", round + 1, report::line(&reading));
                 readings.push(reading);
             }

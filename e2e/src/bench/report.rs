@@ -9,8 +9,11 @@ use super::{
     svg,
 };
 
-/// The figures that are shown, with a name and a unit.
-const FIGURES: [(&str, fn(&Reading) -> f64); 9] = [
+/// A figure of a reading, with its name and unit.
+type Figure = (&'static str, fn(&Reading) -> f64);
+
+/// The figures that are shown.
+const FIGURES: [Figure; 9] = [
     ("all created, s", |r| r.all_created_s),
     ("all scheduled, s", |r| r.all_scheduled_s),
     ("all Ready, s", |r| r.all_ready_s),
@@ -60,8 +63,7 @@ pub(super) fn table(readings: &[Reading]) {
 }
 
 fn spread(readings: &[Reading], pods: usize, subject: Subject, figure: fn(&Reading) -> f64) -> Option<[f64; 3]> {
-    let mut values: Vec<f64> =
-        readings.iter().filter(|r| r.pods == pods && r.subject == subject).map(figure).collect();
+    let mut values: Vec<f64> = readings.iter().filter(|r| r.pods == pods && r.subject == subject).map(figure).collect();
     values.sort_by(f64::total_cmp);
     Some([*values.first()?, values[values.len() / 2], *values.last()?])
 }

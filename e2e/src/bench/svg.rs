@@ -37,10 +37,19 @@ pub(super) fn draw(points: &[(usize, Subject, f64)]) -> String {
     }
     for (place, pods) in sizes.iter().enumerate() {
         let centre = MARGIN + step * (place as f64 + 0.5);
-        let _ = writeln!(out, "<text x=\"{centre}\" y=\"{}\" text-anchor=\"middle\">{pods} pods</text>", HEIGHT - MARGIN + 20.0);
+        let _ = writeln!(
+            out,
+            "<text x=\"{centre}\" y=\"{}\" text-anchor=\"middle\">{pods} pods</text>",
+            HEIGHT - MARGIN + 20.0
+        );
         for (subject, colour, shift) in [(Subject::Vanilla, "#888", -14.0), (Subject::Ours, "#0a6", 14.0)] {
             for (.., seconds) in points.iter().filter(|(size, who, _)| size == pods && *who == subject) {
-                let _ = writeln!(out, "<circle cx=\"{}\" cy=\"{}\" r=\"5\" fill=\"{colour}\"/>", centre + shift, y(*seconds));
+                let _ = writeln!(
+                    out,
+                    "<circle cx=\"{}\" cy=\"{}\" r=\"5\" fill=\"{colour}\"/>",
+                    centre + shift,
+                    y(*seconds)
+                );
             }
         }
     }

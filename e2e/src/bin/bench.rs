@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let work = async {
         match args.what {
-            What::Offload(args) => offload(&args).await,
+            What::Offload(args) => Box::pin(offload(&args)).await,
         }
     };
     tokio::select! {
