@@ -149,10 +149,17 @@ fn node_seen(node: Node) -> NodeSeen {
         ready: condition("Ready"),
         lower_reachable: condition(condition::LOWER_REACHABLE),
         cpu: room("cpu"),
-        memory: room("memory"),
+        memory: gibibytes(&room("memory")),
         pods_max: room("pods"),
         ..NodeSeen::default()
     }
+}
+
+/// A node's memory as people say it; anything unexpected as it is.
+fn gibibytes(quantity: &str) -> String {
+    let units = [("Ki", 20), ("Mi", 10), ("Gi", 0), ("", 30)];
+    let read = units.iter().find_map(|(unit, shift)| Some(quantity.strip_suffix(unit)?.parse::<u64>().ok()? >> shift));
+    read.map_or_else(|| quantity.to_owned(), |count| format!("{count} GiB"))
 }
 
 /// Pods on a virtual node.
@@ -215,4 +222,17 @@ async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T, String> {
         Some(kube::Error::Api(status)) => status.reason.clone(),
         _ => "no answer".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gibibytes;
+
+    #[test]
+    fn memory_is_shown_in_gibibytes() {
+        assert_eq!(gibibytes("24683060Ki"), "23 GiB");
+        assert_eq!(gibibytes("768Gi"), "768 GiB");
+        assert_eq!(gibibytes("1073741824"), "1 GiB");
+        assert_eq!(gibibytes("1500m"), "1500m");
+    }
 }
