@@ -55,6 +55,7 @@ impl Tools {
 
 /// The first program of a fitting version in `KUBEBUILDER_ASSETS` and `PATH`.
 fn installed(tool: Tool) -> Option<PathBuf> {
+    let mut asked = std::collections::HashSet::new();
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     assets
@@ -62,6 +63,8 @@ fn installed(tool: Tool) -> Option<PathBuf> {
         .chain(std::env::split_paths(&path))
         .map(|dir| dir.join(tool.binary()))
         .filter(|candidate| candidate.is_file())
+        // On many systems /bin and /usr/bin are one folder: ask, and complain, once.
+        .filter(|candidate| asked.insert(candidate.canonicalize().ok()))
         .find(|candidate| fits(tool, candidate))
 }
 

@@ -3,13 +3,15 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::Tool;
+use crate::process::Supervised;
+use crate::run::Run;
 
 /// How often a progress line is written.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -33,7 +35,7 @@ pub(super) fn cached_or_built(tool: Tool) -> Result<PathBuf> {
 
     // One builder at a time for each module: Go builds in parallel by itself, and two processes
     // would compile the same packages twice.
-    let lock = File::create(dir.join(".lock")).context("making the build's lock file")?;
+    let lock = File::create(dir.join(LOCK)).context("making the build's lock file")?;
     if lock.try_lock().is_err() {
         eprintln!("tensile-e2e: another process builds {}; waiting for it", tool.module());
         lock.lock().context("waiting for another process's build")?;
@@ -42,6 +44,7 @@ pub(super) fn cached_or_built(tool: Tool) -> Result<PathBuf> {
         return Ok(binary);
     }
 
+    remove_unfinished(&dir);
     // Built beside its place and renamed: a build cut short leaves no half of a binary there.
     let unfinished = dir.join(format!(".{}.{}", tool.binary(), std::process::id()));
     let result = run_go(tool, &module, &linker_flags, &unfinished);
@@ -56,26 +59,21 @@ pub(super) fn cached_or_built(tool: Tool) -> Result<PathBuf> {
 fn run_go(tool: Tool, module: &Path, linker_flags: &str, output: &Path) -> Result<()> {
     let name = tool.binary();
     let started = Instant::now();
-    let log_path = output.with_extension("log");
-    let log = File::create(&log_path).context("making the build's log file")?;
-    let mut go = Command::new("go")
+    let mut command = Command::new("go");
+    command
         .args(BUILD_FLAGS)
         .arg(format!("-ldflags={linker_flags}"))
         .arg("-o")
         .arg(output)
         .arg(tool.package())
         .current_dir(module)
-        .env("CGO_ENABLED", "0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .context(
-            "starting `go build`: install Go 1.26 or newer, or set KUBEBUILDER_ASSETS to a folder with the tools",
-        )?;
+        .env("CGO_ENABLED", "0");
+    // Supervised: a compiler, too, must not outlive the test that was killed.
+    let dir = Run::current()?.new_dir(&format!("build-{name}"))?;
+    let go = Supervised::spawn("go", &command, &dir)?;
     let mut next_line = Instant::now();
     let status = loop {
-        if let Some(status) = go.try_wait().context("waiting for `go build`")? {
+        if let Some(status) = go.exited() {
             break status;
         }
         if Instant::now() >= next_line {
@@ -88,14 +86,34 @@ fn run_go(tool: Tool, module: &Path, linker_flags: &str, output: &Path) -> Resul
         }
         std::thread::sleep(POLL);
     };
-    let printed = fs::read_to_string(&log_path).unwrap_or_default();
-    let _ = fs::remove_file(&log_path);
     if !status.success() {
-        bail!("`go build {}` in {} failed ({status}):\n{}", tool.package(), module.display(), printed.trim());
+        bail!(
+            "`go build {}` in {} failed ({status}; Go 1.26 or newer must be in PATH, or KUBEBUILDER_ASSETS must name a \
+             folder with the tools):\n{}",
+            tool.package(),
+            module.display(),
+            go.log_tail(LOG_LINES_MAX)
+        );
     }
     eprintln!("tensile-e2e: built {name} in {} s", started.elapsed().as_secs());
     Ok(())
 }
+
+/// Enough of a failed build's output to see the first error.
+const LOG_LINES_MAX: usize = 60;
+
+/// What builds that were cut short left. Called under the lock, so nobody is at it.
+fn remove_unfinished(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name != LOCK {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+const LOCK: &str = ".lock";
 
 /// Symbols are left out (they are half of the size). Kubernetes reports v0.0.0 unless its version
 /// is linked in, and clients compare versions.
