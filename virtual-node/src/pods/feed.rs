@@ -69,6 +69,7 @@ pub(super) async fn upper(
             }
             Event::Deleted(pod) => {
                 if let Some(key) = key_of(&pod) {
+                    syncer.index.upper_last_state(&pod);
                     syncer.upper_gone(&key, pod.metadata.uid.as_deref());
                     queue.add(key);
                 }

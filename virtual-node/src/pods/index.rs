@@ -55,6 +55,9 @@ struct Record {
     lost_to_disruption: bool,
     /// UID of an upper pod that was known and is not in a newer list: whoever is told that it is gone must be told so.
     vanished: Option<String>,
+    /// UID of the upper pod that was deleted with grace 0, by force: its lower twin is, too. Kept here, for the pod may be
+    /// gone, or followed by another of its name, before anybody looks.
+    forced: Option<String>,
 }
 
 impl Record {
@@ -65,6 +68,7 @@ impl Record {
             last_lower: None,
             lost_to_disruption: false,
             vanished: None,
+            forced: None,
         }
     }
 
@@ -72,7 +76,27 @@ impl Record {
         if self.vanished.is_some() && matches!(self.upper, Known::Unseen) {
             return Step::ProveUpper;
         }
-        plan::next(&upper_facts(&self.upper), &lower_facts(&self.lower), self.lost_to_disruption)
+        plan::next(&upper_facts(&self.upper), &self.lower_facts(), self.lost_to_disruption)
+    }
+
+    fn lower_facts(&self) -> Known<LowerFacts> {
+        match &self.lower {
+            Known::Present(lower) => Known::Present(LowerFacts {
+                uid: lower.uid.clone(),
+                owner_uid: lower.owner_uid.clone(),
+                owner_forced: self.forced.as_ref() == Some(&lower.owner_uid),
+                deleting: lower.deleting,
+                terminal: lower.terminal,
+                completes: lower.completes,
+                bound: lower.bound,
+                holds_result: lower.holds_result,
+                carried: lower.carried.clone(),
+                disrupted: lower.disrupted,
+                status_unwritten: lower.unwritten.is_some() || lower.reread,
+            }),
+            Known::ProvenAbsent => Known::ProvenAbsent,
+            Known::Unseen => Known::Unseen,
+        }
     }
 
     fn upper_present(&mut self) -> Option<&mut Upper> {
@@ -211,6 +235,9 @@ impl Index {
             record.last_lower = None;
             record.lost_to_disruption = false;
         }
+        if deletion_grace(&pod) == Some(0) {
+            record.forced = Some(uid.clone());
+        }
         let mut pod = pod;
         let status = pod.status.take().map(Box::new);
         // Somebody else wrote the status: what the lower pod says must be compared with it anew.
@@ -246,6 +273,18 @@ impl Index {
         match std::mem::replace(&mut record.upper, Known::ProvenAbsent) {
             Known::Present(known) => Some(known.uid),
             Known::ProvenAbsent | Known::Unseen => record.vanished.take(),
+        }
+    }
+
+    /// A watch brought an upper pod's last state together with the news that it is gone. The state before, with the
+    /// deletion's grace, may never have been seen.
+    pub fn upper_last_state(&self, pod: &Pod) {
+        if deletion_grace(pod) != Some(0) {
+            return;
+        }
+        let Some(key) = key_of(pod) else { return };
+        if let Some(record) = self.state.lock().records.get_mut(&key) {
+            record.forced.clone_from(&pod.metadata.uid);
         }
     }
 
@@ -421,25 +460,6 @@ fn upper_facts(upper: &Known<Upper>) -> Known<UpperFacts> {
             started: upper.status.as_deref().is_some_and(|status| status.start_time.is_some()),
             carried: upper.carried.clone(),
             reported_stuck: upper.status.as_deref().is_some_and(is_reported_stuck),
-        }),
-        Known::ProvenAbsent => Known::ProvenAbsent,
-        Known::Unseen => Known::Unseen,
-    }
-}
-
-fn lower_facts(lower: &Known<Lower>) -> Known<LowerFacts> {
-    match lower {
-        Known::Present(lower) => Known::Present(LowerFacts {
-            uid: lower.uid.clone(),
-            owner_uid: lower.owner_uid.clone(),
-            deleting: lower.deleting,
-            terminal: lower.terminal,
-            completes: lower.completes,
-            bound: lower.bound,
-            holds_result: lower.holds_result,
-            carried: lower.carried.clone(),
-            disrupted: lower.disrupted,
-            status_unwritten: lower.unwritten.is_some() || lower.reread,
         }),
         Known::ProvenAbsent => Known::ProvenAbsent,
         Known::Unseen => Known::Unseen,

@@ -40,6 +40,8 @@ pub struct LowerFacts {
     pub uid: String,
     /// UID of the upper pod in its owner mark.
     pub owner_uid: String,
+    /// That upper pod was deleted with grace 0, by force.
+    pub owner_forced: bool,
     /// `metadata.deletionGracePeriodSeconds`, when it has a deletionTimestamp.
     pub deleting: Option<i64>,
     /// Its phase is Succeeded or Failed.
@@ -123,8 +125,9 @@ pub fn next(upper: &Known<UpperFacts>, lower: &Known<LowerFacts>, lost_to_disrup
 /// A lower pod whose upper pod is gone (or was followed by another of the same name) goes too.
 fn retire_predecessor(lower: &LowerFacts) -> Step {
     match lower.deleting {
-        None => Step::DeleteLower { grace: None },
+        None => Step::DeleteLower { grace: lower.owner_forced.then_some(0) },
         Some(_) if lower.holds_result && lower.stopped() => Step::ReleaseResult,
+        Some(granted) if lower.owner_forced && granted > 0 => Step::DeleteLower { grace: Some(0) },
         Some(_) => Step::Wait,
     }
 }
@@ -229,6 +232,7 @@ mod tests {
         LowerFacts {
             uid: "l1".into(),
             owner_uid: "u1".into(),
+            owner_forced: false,
             deleting: None,
             terminal: false,
             completes: false,
@@ -240,6 +244,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // the tests read better so
     fn step(upper: Known<UpperFacts>, lower: Known<LowerFacts>) -> Step {
         next(&upper, &lower, false)
     }
@@ -286,6 +291,20 @@ mod tests {
     fn an_orphan_is_deleted_only_after_the_upper_cluster_was_asked() {
         assert_eq!(step(Known::Unseen, Known::Present(lower())), Step::ProveUpper);
         assert_eq!(step(Known::ProvenAbsent, Known::Present(lower())), Step::DeleteLower { grace: None });
+    }
+
+    #[test]
+    fn force_follows_the_user_also_when_only_the_pods_end_was_seen() {
+        let forced = LowerFacts { owner_forced: true, ..lower() };
+        let by_force = Step::DeleteLower { grace: Some(0) };
+        let successor = UpperFacts { uid: "u2".into(), started: false, ..upper() };
+        let going = LowerFacts { deleting: Some(600), ..forced.clone() };
+        for upper in [Known::ProvenAbsent, Known::Present(successor)] {
+            assert_eq!(step(upper.clone(), Known::Present(forced.clone())), by_force);
+            assert_eq!(step(upper.clone(), Known::Present(going.clone())), by_force, "the user lost patience");
+            let gone_soon = LowerFacts { deleting: Some(0), ..forced.clone() };
+            assert_eq!(step(upper, Known::Present(gone_soon)), Step::Wait);
+        }
     }
 
     #[test]
