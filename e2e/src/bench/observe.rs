@@ -8,27 +8,18 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use futures::TryStreamExt;
-use http::Request;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::ListParams, core::WatchEvent};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, ListParams, WatchParams},
+    core::{Object, WatchEvent},
+};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::{sync::Notify, task::JoinHandle};
 
 /// Only what is looked at is decoded: this program shares two cores with what it measures.
-#[derive(Clone, Debug, Deserialize)]
-struct Glance {
-    metadata: GlanceMetadata,
-    #[serde(default)]
-    spec: GlanceSpec,
-    #[serde(default)]
-    status: GlanceStatus,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct GlanceMetadata {
-    name: String,
-}
+type Glance = Object<GlanceSpec, GlanceStatus>;
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -98,22 +89,28 @@ impl Observer {
             bail!("namespace {namespace} is not empty");
         }
         let version = list.metadata.resource_version.unwrap_or_default();
-        let path = format!("/api/v1/namespaces/{namespace}/pods?watch=1&timeoutSeconds=3600&resourceVersion={version}");
-        let request = Request::get(path).body(Vec::new())?;
+        let glances: Api<Glance> = Api::namespaced_with(client, namespace, &ApiResource::erase::<Pod>(&()));
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let news: Arc<Notify> = Arc::default();
         let (into, bell) = (seen.clone(), news.clone());
         let task = tokio::spawn(async move {
             let ended = async {
-                let mut events = std::pin::pin!(client.request_events::<Glance>(request).await?);
-                while let Some(event) = events.try_next().await? {
-                    into.lock().take_in(event);
-                    bell.notify_one();
+                // A watch lasts 290 s at most; the next goes on where it ended.
+                let mut version = version;
+                loop {
+                    let mut events = std::pin::pin!(glances.watch(&WatchParams::default(), &version).await?);
+                    while let Some(event) = events.try_next().await? {
+                        if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) | WatchEvent::Deleted(pod) = &event {
+                            version = pod.resource_version().unwrap_or_default();
+                        }
+                        into.lock().take_in(event);
+                        bell.notify_one();
+                    }
                 }
-                anyhow::Ok(())
             }
             .await;
-            into.lock().broken = Some(format!("the watch ended: {ended:?}"));
+            let Err::<std::convert::Infallible, anyhow::Error>(error) = ended;
+            into.lock().broken = Some(format!("the watch ended: {error:#}"));
             bell.notify_one();
         });
         Ok(Self { seen, news, task })
@@ -156,12 +153,12 @@ impl Seen {
         match event {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
                 let times =
-                    self.pods.entry(pod.metadata.name).or_insert(Times { created: now, scheduled: None, ready: None });
+                    self.pods.entry(pod.name_any()).or_insert(Times { created: now, scheduled: None, ready: None });
                 if times.scheduled.is_none() && pod.spec.node_name.is_some() {
                     times.scheduled = Some(now);
                     self.scheduled += 1;
                 }
-                let ready = pod.status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True");
+                let ready = pod.status.iter().flat_map(|status| &status.conditions).any(|c| c.kind == "Ready" && c.status == "True");
                 if times.ready.is_none() && ready {
                     times.ready = Some(now);
                     self.ready += 1;

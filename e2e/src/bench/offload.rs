@@ -217,7 +217,7 @@ impl Bench<'_> {
 
     async fn start_agent(&self) -> Result<Agent> {
         let Some(command) = &self.args.agent else {
-            let quiet = ["--log-level=warn"];
+            let quiet = ["--log-level=warn".to_owned(), format!("--adopt-namespace={NAMESPACE}")];
             let node = VirtualNode::builder(self.upper, self.lower).name(NODE_NAME).args(quiet).start().await?;
             return Ok(Agent::Ours(Box::new(node)));
         };

@@ -166,7 +166,7 @@ pub(super) fn namespace(upper: &str, settings: &Settings, observed: Option<&Name
         };
         format!(
             "label it in the lower cluster (kubectl label --overwrite namespace {lower} {}={cluster}), \
-             or start the virtual node with --adopt-namespaces={lower}{suffixed}",
+             or start the virtual node with --adopt-namespace={lower}{suffixed}",
             label::UPPER_CLUSTER
         )
     };
@@ -362,7 +362,7 @@ mod tests {
         for foreign in [plain, other] {
             let NamespaceAction::Conflict(message) = namespace("team", &settings(), Some(&foreign)) else { panic!() };
             assert!(message.contains("kubectl label --overwrite namespace team tensile.dev/upper-cluster=upper-1"));
-            assert!(message.contains("--adopt-namespaces=team"));
+            assert!(message.contains("--adopt-namespace=team"));
         }
     }
 

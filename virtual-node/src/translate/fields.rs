@@ -171,6 +171,7 @@ pub fn markdown() -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
     use std::collections::BTreeSet;
 
@@ -183,4 +184,22 @@ mod tests {
         assert!(FIELDS.iter().all(|field| !field.why.contains(['|', '\n'])));
         assert_eq!(markdown().lines().count(), FIELDS.len() + 2);
     }
+
+    /// The page that people read. Write it anew with `TENSILE_UPDATE_DOCS=1 cargo test -p tensile-virtual-node docs`.
+    #[test]
+    fn docs_hold_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/translation.md");
+        let page = format!("{PAGE_HEAD}\n{}", markdown());
+        if std::env::var_os("TENSILE_UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).expect("docs can be written");
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(found == page, "docs/translation.md is out of date; TENSILE_UPDATE_DOCS=1 writes it anew");
+    }
+
+    const PAGE_HEAD: &str = "# What differs in a lower pod
+
+A pod is sent to the lower cluster as its user wrote it, but for the fields below. What is not in this table passes as it is; a property
+test over generated pods holds the code to it. (This page is made from `virtual-node/src/translate/fields.rs`.)
+";
 }
