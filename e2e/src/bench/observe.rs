@@ -191,7 +191,7 @@ impl Seen {
 }
 
 /// The value below which `percent` of a sorted list lies (nearest rank).
-fn quantile(sorted: &[f64], percent: usize) -> f64 {
+pub(super) fn quantile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or_default()
 }

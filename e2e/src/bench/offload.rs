@@ -24,7 +24,7 @@ use crate::{Cluster, KwokNodes, Seen, Supervised, VirtualNode, eventually, run::
 
 /// Nothing that works takes longer, whatever its size.
 const RUN_DEADLINE: Duration = Duration::from_mins(15);
-const NAMESPACE: &str = "bench";
+pub(super) const NAMESPACE: &str = "bench";
 const NODE_NAME: &str = "bench-vn";
 
 /// What to measure.
@@ -135,7 +135,7 @@ pub async fn offload(args: &OffloadArgs) -> Result<()> {
 }
 
 /// A control plane whose own limits are out of the way, the same for both subjects.
-fn control_plane(name: &str) -> crate::ClusterBuilder {
+pub(super) fn control_plane(name: &str) -> crate::ClusterBuilder {
     Cluster::builder(name)
         .audit(false)
         .client_rate(5_000, 10_000)

@@ -1,7 +1,10 @@
 //! Measures tensile; see docs/performance.md.
 
 use clap::{Parser, Subcommand};
-use tensile_e2e::bench::offload::{OffloadArgs, offload};
+use tensile_e2e::bench::{
+    offload::{OffloadArgs, offload},
+    rest::{RestArgs, rest},
+};
 
 /// Measures tensile side by side with doing the same without it.
 #[derive(Debug, Parser)]
@@ -15,6 +18,8 @@ struct Args {
 enum What {
     /// A burst of pods through a virtual node, and straight in the lower cluster
     Offload(OffloadArgs),
+    /// One pod at a time on clusters at rest
+    Rest(RestArgs),
 }
 
 #[tokio::main]
@@ -24,6 +29,7 @@ async fn main() -> anyhow::Result<()> {
     let work = async {
         match args.what {
             What::Offload(args) => Box::pin(offload(&args)).await,
+            What::Rest(args) => Box::pin(rest(&args)).await,
         }
     };
     tokio::select! {
