@@ -18,7 +18,8 @@ use crate::{contract::ContractArgs, identity::IdentityArgs, kubelet::KubeletArgs
 /// Pods that the upper cluster binds to this node run in the lower cluster, with logs, exec, config and secrets as if
 /// they were local.
 #[derive(Debug, Parser)]
-#[command(name = "virtual-node", version, max_term_width = 100)]
+// The last of several counts, as with Kubernetes' own programs: a chart's extra arguments override its own.
+#[command(name = "virtual-node", version, max_term_width = 100, args_override_self = true)]
 pub struct Args {
     /// Name of the Node in the upper cluster
     #[arg(long, env = "TENSILE_NODE_NAME", value_name = "NAME")]
@@ -174,6 +175,14 @@ mod tests {
         assert_eq!(host_and_port("10.0.0.5:6443").unwrap(), ("10.0.0.5".into(), 6443));
         assert_eq!(host_and_port("[fd00::5]:443").unwrap(), ("fd00::5".into(), 443));
         assert!(host_and_port("10.0.0.5").unwrap_err().contains("HOST:PORT"));
+    }
+
+    #[test]
+    fn the_last_of_several_counts_and_lists_grow() {
+        let args = ["--node-name=a", "--node-address=192.0.2.1", "--lower-kubeconfig=f", "--pod-workers=1"];
+        let more = ["--pod-workers=2", "--node-label=x=1", "--node-label=y=2"];
+        let args = Args::try_parse_from([&["virtual-node"], &args[..], &more].concat()).unwrap();
+        assert_eq!((args.pods.pod_workers, args.node.labels.len()), (2, 2));
     }
 
     #[test]

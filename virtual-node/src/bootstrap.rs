@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{args::Args, context::LowerClients, identity::ClientBuilder};
+use crate::{args::Args, context::LowerClients, identity::ClientBuilder, node::said};
 
 /// Its UID is a cluster's identity: it exists in every cluster and is never made anew.
 const IDENTITY_NAMESPACE: &str = "kube-system";
@@ -25,6 +25,10 @@ const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the lower cluster may take for its first answer before the Node's memory serves instead. A server that hangs
 /// would else use up the client's timeouts and retries, minutes, while the node lease runs out after 40 s.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How long a refusal must last until it is believed. An API server that has just started refuses everybody (403, and
+/// 401 to ServiceAccounts) until it has read its own RBAC rules, which takes a second or two.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest wait between two questions to a cluster that does not answer.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
@@ -50,7 +54,8 @@ pub(crate) async fn connect(args: &Args, metrics: &KubeMetrics) -> Result<Cluste
         config("--lower-kubeconfig", Some(&args.lower.lower_kubeconfig), args.lower.lower_context.as_deref()).await?;
     if upper_config.cluster_url == lower_config.cluster_url {
         bail!(
-            "--upper-kubeconfig and --lower-kubeconfig name the same API server {}: a cluster cannot be a node of itself",
+            "--upper-kubeconfig and --lower-kubeconfig name the same API server {}: a cluster cannot be a node of \
+             itself. Give the kubeconfig of another cluster as --lower-kubeconfig",
             upper_config.cluster_url
         );
     }
@@ -103,16 +108,23 @@ pub(crate) struct LowerIdentity {
 /// If it does not answer while our Node is there already, the Node's memory serves: the Node's lease must be kept
 /// during an outage of the lower cluster, also by a process that was restarted in the middle of it. Otherwise this
 /// waits. `None` at shutdown.
+///
+/// The upper cluster by another address is refused.
 pub(crate) async fn lower_identity(
     lower: &Client,
     node_client: &Client,
     node_name: &str,
+    upper_uid: &str,
     shutdown: &CancellationToken,
 ) -> Result<Option<LowerIdentity>> {
     match tokio::time::timeout(FIRST_ANSWER_MAX, cluster_uid(lower)).await {
-        Ok(Ok(uid)) => return Ok(Some(LowerIdentity { uid, version: version(lower).await, confirmed: true })),
-        Ok(Err(error)) if is_refusal(&error) => return Err(refused("lower", &error)),
-        Ok(Err(error)) => warn!(%error, "the lower cluster does not answer"),
+        Ok(Ok(uid)) => return identified(uid, lower, upper_uid).await.map(Some),
+        // It answers, so that the Node's memory is not needed.
+        Ok(Err(error)) if is_refusal(&error) => {
+            let Some(uid) = ask("lower", lower, shutdown).await? else { return Ok(None) };
+            return identified(uid, lower, upper_uid).await.map(Some);
+        }
+        Ok(Err(error)) => warn!(error = said(&error), "the lower cluster does not answer"),
         Err(_) => warn!("the lower cluster does not answer within {} s", FIRST_ANSWER_MAX.as_secs()),
     }
     if let Ok(Some(node)) = Api::<Node>::all(node_client.clone()).get_opt(node_name).await
@@ -124,7 +136,19 @@ pub(crate) async fn lower_identity(
         return Ok(Some(LowerIdentity { uid: uid.clone(), version, confirmed: false }));
     }
     let Some(uid) = ask("lower", lower, shutdown).await? else { return Ok(None) };
-    Ok(Some(LowerIdentity { uid, version: version(lower).await, confirmed: true }))
+    identified(uid, lower, upper_uid).await.map(Some)
+}
+
+/// The lower cluster has said who it is.
+async fn identified(uid: String, lower: &Client, upper_uid: &str) -> Result<LowerIdentity> {
+    if uid == upper_uid {
+        bail!(
+            "--upper-kubeconfig and --lower-kubeconfig lead to the same cluster (kube-system UID {uid}) by two \
+             addresses: a cluster cannot be a node of itself. Give the kubeconfig of another cluster as \
+             --lower-kubeconfig"
+        );
+    }
+    Ok(LowerIdentity { uid, version: version(lower).await, confirmed: true })
 }
 
 /// Waits until the lower cluster answers and compares it with what we took it for.
@@ -138,10 +162,11 @@ pub(crate) async fn confirm_lower(lower: &Client, expected: &str, shutdown: &Can
     }
 }
 
-/// Asks a cluster for its identity until it answers.
+/// Asks a cluster for its identity until it answers, or until it has refused us for [`REFUSAL_PATIENCE`].
 async fn ask(which: &str, client: &Client, shutdown: &CancellationToken) -> Result<Option<String>> {
     let mut backoff = Backoff::new(Duration::from_millis(200), ASK_AGAIN_MAX);
     let mut reminded: Option<Instant> = None;
+    let mut refusing: Option<Instant> = None;
     loop {
         let answer = tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
@@ -149,10 +174,24 @@ async fn ask(which: &str, client: &Client, shutdown: &CancellationToken) -> Resu
         };
         match answer {
             Ok(uid) => return Ok(Some(uid)),
-            Err(error) if is_refusal(&error) => return Err(refused(which, &error)),
+            Err(error) if is_refusal(&error) => {
+                if refusing.is_none() {
+                    warn!(error = said(&error), "the {which} cluster refuses us; asking again, for it may just have started");
+                    // Its pauses may have grown long while it was away.
+                    backoff.reset();
+                }
+                if refusing.get_or_insert_with(Instant::now).elapsed() >= REFUSAL_PATIENCE {
+                    return Err(refused(which, &error));
+                }
+            }
             Err(error) => {
+                refusing = None;
                 if reminded.is_none_or(|at| at.elapsed() >= REMINDER_INTERVAL) {
-                    warn!(%error, "the {which} cluster does not answer; is the address in its kubeconfig right? Trying on");
+                    warn!(
+                        error = said(&error),
+                        "the {which} cluster does not answer; are `server` and `certificate-authority` in \
+                         --{which}-kubeconfig right? Trying on"
+                    );
                     reminded = Some(Instant::now());
                 }
             }
@@ -169,15 +208,16 @@ async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
     Ok(namespace.metadata.uid.unwrap_or_default())
 }
 
-/// A cluster that answers "who are you" or "you may not" will not change its mind by being asked again.
+/// "Who are you", or "you may not".
 fn is_refusal(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 401 || status.code == 403)
 }
 
 fn refused(which: &str, error: &kube::Error) -> anyhow::Error {
     anyhow::anyhow!(
-        "the {which} cluster refuses us: {error}. Check the credentials in --{which}-kubeconfig, and that the rights in \
-         deploy/rbac-{which}.yaml are applied there"
+        "the {which} cluster refuses us: {}. Check the credentials in --{which}-kubeconfig, and that the rights in \
+         deploy/rbac-{which}.yaml are applied there",
+        said(error)
     )
 }
 
@@ -185,7 +225,7 @@ async fn version(client: &Client) -> String {
     match client.apiserver_version().await {
         Ok(version) => version.git_version,
         Err(error) => {
-            warn!(%error, "could not read the lower cluster's version");
+            warn!(error = said(&error), "could not read the lower cluster's version");
             String::new()
         }
     }

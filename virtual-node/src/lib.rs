@@ -12,6 +12,7 @@ pub mod capacity;
 pub mod context;
 pub mod contract;
 pub mod events;
+pub mod failure;
 pub mod identity;
 pub mod kubelet;
 pub mod names;

@@ -30,7 +30,7 @@ use crate::{
     kubelet::{KubeletServer, PodLookup},
     names::{NamespaceMapping, short_id},
     needs::NeedsKeeper,
-    node::{Advertised, NodeKeeper, NodeKeeperInputs, ReachProbe},
+    node::{Advertised, NodeKeeper, NodeKeeperInputs, ReachProbe, said},
     pods::{Pods, PodsInput},
 };
 
@@ -72,9 +72,8 @@ pub async fn run(args: Args) -> Result<()> {
     let Some(identity) = Box::pin(stop.run_until_cancelled(identity)).await.transpose()? else { return Ok(()) };
     let upper = UpperClients { node: identity.client.clone(), account: clusters.account };
     let lower = clusters.lower;
-    let Some(lower_identity) = bootstrap::lower_identity(&lower.api, &upper.node, &args.node_name, &stop).await? else {
-        return Ok(());
-    };
+    let asked = bootstrap::lower_identity(&lower.api, &upper.node, &args.node_name, &upper_uid, &stop);
+    let Some(lower_identity) = asked.await? else { return Ok(()) };
     let settings = Arc::new(Settings {
         node_name: args.node_name.clone(),
         cluster_name,
@@ -237,7 +236,11 @@ pub async fn run(args: Args) -> Result<()> {
 async fn adopt(needs: &NeedsKeeper) {
     let mut backoff = tensile_chassis::retry::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     while let Err(error) = needs.adopt_existing().await {
-        tracing::warn!(%error, "could not look for what an earlier run left in the lower cluster; trying again");
+        tracing::warn!(
+            error = said(&error),
+            "could not look for what an earlier run left in the lower cluster; trying again. Our rights there stand in \
+             deploy/rbac-lower.yaml"
+        );
         tokio::time::sleep(backoff.next_delay()).await;
     }
 }

@@ -133,7 +133,13 @@ async fn from_file(path: &Path, context: Option<&str>) -> Result<Config, ConfigE
 async fn from_kubeconfig(path: &Path, kubeconfig: Kubeconfig, context: Option<&str>) -> Result<Config, ConfigError> {
     check(path, &kubeconfig, context)?;
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| explain(path, error))
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| explain(path, error))?;
+    // Without this check no server would be trusted, and that is said only by each handshake that fails.
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        let reason = "its certificate-authority holds no PEM certificate".to_owned();
+        return Err(ConfigError::Invalid { path: path.to_owned(), reason });
+    }
+    Ok(config)
 }
 
 /// Follows context -> cluster -> server, so that a gap is named with what is there instead.
@@ -256,6 +262,13 @@ users:
         assert!(refusal(GOOD, Some("two")).await.contains("no usable cluster \"lost\""));
         let without_server = GOOD.replace("server: 'https://127.0.0.1:6443'", "");
         assert!(refusal(&without_server, None).await.contains("no usable cluster \"c\""));
+    }
+
+    #[tokio::test]
+    async fn an_authority_without_a_certificate_is_refused() {
+        // "none" in base64.
+        let text = GOOD.replace("server:", "certificate-authority-data: bm9uZQ==, server:");
+        assert!(refusal(&text, None).await.contains("holds no PEM certificate"));
     }
 
     #[tokio::test]

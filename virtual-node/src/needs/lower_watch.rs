@@ -48,7 +48,9 @@ pub(super) async fn run<K: Mirrored>(shared: &Shared, kinds: &[Kind]) {
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                if backoff.failures() > 0 {
+                // `Init` comes before the list is asked for: it says nothing of the API server, and taking it for an
+                // answer would ask one that refuses again without a pause.
+                if backoff.failures() > 0 && !matches!(event, Event::Init) {
                     debug!(kind = K::WORD, "the watch on our copies is back");
                     backoff.reset();
                 }
