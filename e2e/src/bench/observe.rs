@@ -158,7 +158,11 @@ impl Seen {
                     times.scheduled = Some(now);
                     self.scheduled += 1;
                 }
-                let ready = pod.status.iter().flat_map(|status| &status.conditions).any(|c| c.kind == "Ready" && c.status == "True");
+                let ready = pod
+                    .status
+                    .iter()
+                    .flat_map(|status| &status.conditions)
+                    .any(|c| c.kind == "Ready" && c.status == "True");
                 if times.ready.is_none() && ready {
                     times.ready = Some(now);
                     self.ready += 1;

@@ -153,7 +153,9 @@ async fn told_after(lower: &Client, name: &str, below: &mut Sightings, above: &m
         statuses.map(|status| status.restart_count).sum::<i32>() == 1
     };
     let patch = json!({"status": {"containerStatuses": [{"name": "main", "restartCount": 1}]}});
-    pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await.context("changing a status below")?;
+    pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .context("changing a status below")?;
     let at_below = below.until(name, "restarted", restarted).await?;
     let at_above = above.until(name, "restarted", restarted).await?;
     Ok(millis(at_above.saturating_duration_since(at_below)))
@@ -253,7 +255,12 @@ impl Sightings {
         self.until_event(name, "gone", gone).await.map(drop)
     }
 
-    async fn until_event(&mut self, name: &str, what: &str, found: impl Fn(&WatchEvent<Pod>) -> bool) -> Result<Instant> {
+    async fn until_event(
+        &mut self,
+        name: &str,
+        what: &str,
+        found: impl Fn(&WatchEvent<Pod>) -> bool,
+    ) -> Result<Instant> {
         let look = async {
             while let Some((at, event)) = self.events.recv().await {
                 if let WatchEvent::Error(error) = &event {

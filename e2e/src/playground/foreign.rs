@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ObjectMeta, TypeMeta};
@@ -148,13 +149,10 @@ async fn install(site: &Site, yaml: &str, state: &State) -> Result<()> {
 
 /// Deletes the Deployment and waits until its pods are gone, while virtual nodes still run.
 pub(super) async fn drain(state: &State) -> Result<()> {
-    for made in state.record().made.iter().filter(|made| made.kind == "Deployment") {
-        let client = Site::open("upper", &made.kubeconfig).await?.client();
-        delete(&client, made).await?;
-        let pods: Api<Pod> = Api::namespaced(client, made.namespace.as_deref().unwrap_or(NAMESPACE));
-        let ours = ListParams::default().labels(&format!("app={WORKLOAD}"));
+    for client in delete_workload(state).await? {
+        let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
         let gone = eventually("the pods are gone", DRAIN_DEADLINE, || async {
-            let left = pods.list_metadata(&ours).await?.items.len();
+            let left = pods.list_metadata(&of_workload()).await?.items.len();
             Ok(Seen::when(left == 0, format!("{left} pods")))
         });
         // What is left is removed by force next.
@@ -165,9 +163,31 @@ pub(super) async fn drain(state: &State) -> Result<()> {
     Ok(())
 }
 
+/// Deletes the Deployment and waits until nothing makes new pods any more; gives the clusters in which it was.
+async fn delete_workload(state: &State) -> Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    for made in state.record().made.iter().filter(|made| made.kind == "Deployment") {
+        let client = Site::open("upper", &made.kubeconfig).await?.client();
+        delete(&client, made).await?;
+        let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), NAMESPACE);
+        eventually("the ReplicaSets are gone", ANSWER_DEADLINE, || async {
+            let left = sets.list_metadata(&of_workload()).await?.items.len();
+            Ok(Seen::when(left == 0, format!("{left} ReplicaSets")))
+        })
+        .await?;
+        clients.push(client);
+    }
+    Ok(clients)
+}
+
+fn of_workload() -> ListParams {
+    ListParams::default().labels(&format!("app={WORKLOAD}"))
+}
+
 /// Removes everything in the record from the user's clusters. May be called again after an error.
 pub(super) async fn remove(state: &State) -> Result<()> {
     let record = state.record();
+    delete_workload(state).await?;
     for node in &record.nodes {
         remove_node(node).await.with_context(|| {
             format!("removing the virtual node {}; run `playground down` again once both clusters answer", node.name)
@@ -213,11 +233,21 @@ async fn remove_node(node: &NodeMade) -> Result<()> {
         gone_is_fine(api.delete(&copy.name_any(), &DeleteParams::default()).await)?;
     }
     let bound = ListParams::default().fields(&format!("spec.nodeName={}", node.name));
-    for pod in Api::<Pod>::all(upper.clone()).list_metadata(&bound).await? {
-        let pods: Api<Pod> = Api::namespaced(upper.clone(), &pod.namespace().unwrap_or_default());
-        gone_is_fine(pods.delete(&pod.name_any(), &now).await)?;
-    }
-    gone_is_fine(Api::<Node>::all(upper.clone()).delete(&node.name, &DeleteParams::default()).await)?;
+    let nodes: Api<Node> = Api::all(upper.clone());
+    let cordon = Patch::Merge(json!({"spec": {"unschedulable": true}}));
+    gone_is_fine(nodes.patch(&node.name, &PatchParams::default(), &cordon).await)?;
+    // Again and again: some may be on their way there, and once the node is gone the cluster takes a minute to collect
+    // them.
+    eventually("no pod is on the virtual node", ANSWER_DEADLINE, || async {
+        let left = Api::<Pod>::all(upper.clone()).list_metadata(&bound).await?.items;
+        for pod in &left {
+            let pods: Api<Pod> = Api::namespaced(upper.clone(), &pod.namespace().unwrap_or_default());
+            gone_is_fine(pods.delete(&pod.name_any(), &now).await)?;
+        }
+        Ok(Seen::when(left.is_empty(), format!("{} pods", left.len())))
+    })
+    .await?;
+    gone_is_fine(nodes.delete(&node.name, &DeleteParams::default()).await)?;
     // What the virtual-node keeps for its next start.
     let identity: Api<Secret> = Api::namespaced(upper.clone(), "tensile-system");
     gone_is_fine(identity.delete(&format!("{}-identity", node.name), &DeleteParams::default()).await)?;
