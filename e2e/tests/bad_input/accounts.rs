@@ -10,8 +10,8 @@ use crate::world::{SOON, kubeconfig, says, until_said, world};
 /// How long a virtual-node without rights is watched: enough for several tries of each of its watches.
 const WATCHED_FOR: Duration = Duration::from_secs(5);
 
-/// Six parts (three kinds of pods and nodes, events, two kinds of copies, leftovers) try at most six times in that time with pauses
-/// that double from 0.1 s; a part that does not pause tries hundreds of times.
+/// Six of its parts ask below (nodes, events, two kinds of copies, and two for what an earlier run left). With pauses that
+/// double from some 0.2 s each tries about six times; one that does not pause tries hundreds of times.
 const TRIES_MAX: usize = 80;
 
 #[tokio::test(flavor = "multi_thread")]

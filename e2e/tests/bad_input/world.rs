@@ -26,7 +26,8 @@ pub struct World {
 /// The shared world, started by the first test that asks.
 pub async fn world() -> &'static World {
     static WORLD: OnceCell<World> = OnceCell::const_new();
-    WORLD.get_or_init(World::start).await
+    // Boxed: a future of all the clusters is large, and each test would hold one.
+    WORLD.get_or_init(|| Box::pin(World::start())).await
 }
 
 impl World {
