@@ -61,9 +61,12 @@ spec:
     );
     assert_eq!(space.inside("app", "cat /password/deep/word; stat -L -c %a /password/deep/word").await, "sesame400\n");
 
+    let undisturbed = space.undisturbed().await;
     let blue = Patch::Merge(json!({"data": {"colour": "blue", "size": "large"}}));
     space.upper::<ConfigMap>().patch("settings", &PatchParams::default(), &blue).await.unwrap();
-    space.until_inside("app", "cat /settings/colour /settings/size /settings/shape", "bluelargeround").await;
+    let edited = "cat /settings/colour /settings/size /settings/shape";
+    space.until_inside(&undisturbed, "app", edited, "bluelargeround").await;
+    drop(undisturbed);
     // As on any kubelet: a subPath keeps what it was mounted with.
     assert_eq!(space.inside("app", "cat /single/file").await, "red");
 }
@@ -146,10 +149,11 @@ spec:
             .await,
         format!("self\ndownward\n{uid}\none\nfirst\ntier=\"one\"")
     );
+    let undisturbed = space.undisturbed().await;
     let edit = Patch::Merge(json!({"metadata": {"labels": {"tier": "two"}, "annotations": {"note": "second"}}}));
     Api::<Pod>::namespaced(space.world.upper.client(), "downward")
         .patch("self", &PatchParams::default(), &edit)
         .await
         .unwrap();
-    space.until_inside("self", "cd /info; cat labels tier note", "tier=\"two\"twosecond").await;
+    space.until_inside(&undisturbed, "self", "cd /info; cat labels tier note", "tier=\"two\"twosecond").await;
 }

@@ -74,6 +74,7 @@ async fn a_resize_of_cpu_reaches_the_running_container() {
     main["resources"] = json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "100m"}});
     space.pod("grows", "", json!({"containers": [main]})).await;
     space.until("grows", "is ready", is_ready).await;
+    let undisturbed = space.undisturbed().await;
     let bigger = json!({"requests": {"cpu": "60m"}, "limits": {"cpu": "200m"}});
     let patch = json!({"spec": {"containers": [{"name": "main", "resources": bigger}]}});
     space.upper::<Pod>().patch_resize("grows", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
@@ -86,5 +87,5 @@ async fn a_resize_of_cpu_reaches_the_running_container() {
     assert_eq!(crate::pods::restarts(&pod, "main"), 0);
     // 200m of a period of 100 ms; cgroup v1 or v2.
     let quota = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
-    space.until_inside("grows", quota, "20000\n").await;
+    space.until_inside(&undisturbed, "grows", quota, "20000\n").await;
 }

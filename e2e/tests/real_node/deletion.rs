@@ -25,7 +25,9 @@ async fn a_deletion_waits_for_the_pre_stop_hook() {
     let pod = space.until("polite", "is ready", is_ready).await;
     let upper: Api<Pod> = space.upper();
     upper.delete("polite", &DeleteParams::default()).await.unwrap();
-    space.until_inside("polite", "ls /tmp/stopping", "/tmp/stopping\n").await;
+    let undisturbed = space.undisturbed().await;
+    space.until_inside(&undisturbed, "polite", "ls /tmp/stopping", "/tmp/stopping\n").await;
+    drop(undisturbed);
     let seen = upper.get("polite").await.unwrap();
     assert_eq!(seen.metadata.uid, pod.metadata.uid);
     assert!(seen.metadata.deletion_timestamp.is_some(), "{}", describe(&seen));

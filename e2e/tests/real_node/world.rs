@@ -210,7 +210,8 @@ impl Space {
         command
     }
 
-    /// Keeps the virtual-node alive.
+    /// Keeps the virtual-node alive. Who holds this calls no method that asks for it again: behind somebody who waits to
+    /// kill the virtual-node, that would wait for ever.
     pub async fn undisturbed(&self) -> RwLockReadGuard<'static, ()> {
         self.world.undisturbed.read().await
     }
@@ -226,10 +227,17 @@ impl Space {
         self.run(&["exec", pod, "-c", "main", "--", "sh", "-c", script]).await.ok()
     }
 
-    /// Waits until a shell script in the container `main` prints this.
-    pub async fn until_inside(&self, pod: &str, script: &str, printed: &str) {
+    /// Waits until a shell script in the container `main` prints this. The virtual-node must not be restarted between a
+    /// change above and this, for a start looks at everything anew: hence the guard.
+    pub async fn until_inside(
+        &self,
+        _undisturbed: &RwLockReadGuard<'static, ()>,
+        pod: &str,
+        script: &str,
+        printed: &str,
+    ) {
         eventually(&format!("`{script}` prints {printed:?} in pod {pod}"), SOON, || async {
-            let ended = self.run(&["exec", pod, "-c", "main", "--", "sh", "-c", script]).await;
+            let ended = run(&mut self.kubectl(&["exec", pod, "-c", "main", "--", "sh", "-c", script]), b"");
             Ok(Seen::when(ended.code == Some(0) && ended.out == printed, ended))
         })
         .await
