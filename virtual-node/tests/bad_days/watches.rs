@@ -110,6 +110,38 @@ async fn pods_that_a_list_leaves_out_are_asked_for_before_anything_is_deleted() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pods_that_the_first_list_leaves_out_are_asked_for_too() {
+    for silly in ["upper", "lower"] {
+        let mut world = World::start().await;
+        world.running(&NAMES).await;
+        let asked_before = world.upper.requests("GET /pods").len();
+        let cluster = if silly == "upper" { &world.upper } else { &world.lower };
+        cluster.trouble(|asked| lists_pods(asked).then(|| Trouble::Instead(Reply::list("1000", &[]))));
+        world.restart();
+        until("each pod is asked for", || {
+            let asked = match silly {
+                "upper" => world.upper.requests("GET /pods").len().saturating_sub(asked_before + 1),
+                _ => NAMES.iter().filter(|name| !world.lower.requests(&format!("GET /pods/{name}")).is_empty()).count(),
+            };
+            if asked >= NAMES.len() { Ok(()) } else { Err(asked) }
+        })
+        .await;
+        let cluster = if silly == "upper" { &world.upper } else { &world.lower };
+        cluster.well();
+        cluster.end_watch(&[expired()]).await;
+        for name in NAMES {
+            world.lower.patch(name, &json!({"status": {"reason": "StillHere"}}));
+            until("the pod is followed again", || {
+                let status = world.upper.pod(name).unwrap()["status"].clone();
+                if status["reason"] == "StillHere" { Ok(()) } else { Err(status) }
+            })
+            .await;
+        }
+        world.assert_nothing_lost_nor_doubled(&NAMES);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_went_unseen_takes_its_twin_along_once_that_is_proven() {
     let world = World::start().await;
     world.running(&NAMES).await;

@@ -63,6 +63,13 @@ impl World {
         world
     }
 
+    /// Ends the process, as it were, and starts it anew: it knows nothing but what the clusters say.
+    pub fn restart(&mut self) {
+        self.stop.cancel();
+        self.stop = CancellationToken::new();
+        run(&self.upper, &self.lower, &self.stop);
+    }
+
     /// Creates upper pods bound to the virtual node.
     pub fn create(&self, names: &[&str]) {
         for name in names {
