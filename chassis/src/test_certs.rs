@@ -42,8 +42,11 @@ impl TestCa {
 
 fn subject(common_name: &str, organizations: &[&str]) -> DistinguishedName {
     let mut name = DistinguishedName::new();
-    for organization in organizations {
-        name.push(DnType::OrganizationName, *organization);
+    // rcgen keeps one value for each type; the second organization goes by the type's OID.
+    let types = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
+    assert!(organizations.len() <= types.len());
+    for (organization, name_type) in organizations.iter().zip(types) {
+        name.push(name_type, *organization);
     }
     name.push(DnType::CommonName, common_name);
     name

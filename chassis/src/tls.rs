@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, ServerConfig, crypto::CryptoProvider};
+use rustls::{ClientConfig, ServerConfig, client::Resumption, crypto::CryptoProvider, server::NoServerSessionStorage};
 
 mod identity;
 mod peer;
@@ -52,6 +52,9 @@ pub fn server_config(identity: Arc<ReloadingIdentity>, client_auth: ClientAuth, 
     };
     let mut config = builder.with_cert_resolver(identity);
     config.alpn_protocols = protocols(alpn);
+    // A resumed session skips the certificates: a CA that was taken out would go on being trusted.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     config
 }
 
@@ -65,6 +68,8 @@ pub fn client_config(roots: Arc<TrustRoots>, identity: Option<Arc<ReloadingIdent
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = protocols(alpn);
+    // As for servers.
+    config.resumption = Resumption::disabled();
     config
 }
 

@@ -91,10 +91,9 @@ async fn retries_end_and_the_callers_sees_the_servers_last_word() {
 #[tokio::test]
 async fn a_read_survives_503_and_a_cut_and_a_write_is_surfaced() {
     let script = |asked: &Asked| match (asked.method.as_str(), asked.number) {
-        ("GET", 0) => Reply::error(503, "starting"),
+        ("GET", 0) | ("POST", _) => Reply::error(503, "starting"),
         ("GET", 1) => Reply::Cut,
         ("GET", _) => empty_list(),
-        ("POST", _) => Reply::error(503, "starting"),
         _ => Reply::Cut,
     };
     let server = ScriptedServer::start(script).await.unwrap();
@@ -148,12 +147,14 @@ async fn a_server_that_hangs_in_the_middle_of_an_answer_runs_into_the_time_limit
 async fn a_watch_neither_takes_a_slot_nor_runs_into_the_time_limit() {
     let (reply, events) = Reply::watch();
     let reply = parking_lot::Mutex::new(Some(reply));
-    let server = ScriptedServer::start(move |asked| match asked.is_watch() {
-        true => reply.lock().take().unwrap_or(Reply::Hang),
-        false => empty_list(),
-    })
-    .await
-    .unwrap();
+    let server =
+        ScriptedServer::start(
+            move |asked| {
+                if asked.is_watch() { reply.lock().take().unwrap_or(Reply::Hang) } else { empty_list() }
+            },
+        )
+        .await
+        .unwrap();
     let options = ClientOptions { concurrency_max: 1, timeout: Duration::from_millis(300), ..options() };
     let pods = pods(&server, &options);
     let mut watch = Box::pin(pods.watch(&WatchParams::default(), "1").await.unwrap());

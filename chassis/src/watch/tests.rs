@@ -88,9 +88,8 @@ async fn scripted(
     watches: impl IntoIterator<Item = Reply>,
 ) -> ScriptedServer {
     let watches = Mutex::new(watches.into_iter().collect::<std::collections::VecDeque<_>>());
-    ScriptedServer::start(move |asked| match asked.is_watch() {
-        true => watches.lock().pop_front().unwrap_or_else(Reply::watched_for_ever),
-        false => list(asked),
+    ScriptedServer::start(move |asked| {
+        if asked.is_watch() { watches.lock().pop_front().unwrap_or_else(Reply::watched_for_ever) } else { list(asked) }
     })
     .await
     .unwrap()
