@@ -48,8 +48,9 @@ pub(crate) struct Clusters {
 /// Reads both kubeconfigs and makes the clients. Nothing is sent yet.
 pub(crate) async fn connect(args: &Args, metrics: &KubeMetrics) -> Result<Clusters> {
     let user_agent = format!("tensile-virtual-node/{} ({})", env!("CARGO_PKG_VERSION"), args.node_name);
-    let upper_config = config("--upper-kubeconfig", args.upper.upper_kubeconfig.as_deref(), args.upper.upper_context.as_deref())
-        .await?;
+    let upper_config =
+        config("--upper-kubeconfig", args.upper.upper_kubeconfig.as_deref(), args.upper.upper_context.as_deref())
+            .await?;
     let lower_config =
         config("--lower-kubeconfig", Some(&args.lower.lower_kubeconfig), args.lower.lower_context.as_deref()).await?;
     if upper_config.cluster_url == lower_config.cluster_url {
@@ -74,8 +75,7 @@ pub(crate) async fn connect(args: &Args, metrics: &KubeMetrics) -> Result<Cluste
         ..ClientOptions::default()
     };
     let for_builder = metrics.clone();
-    let upper_builder: ClientBuilder =
-        Arc::new(move |config| kube_client::build(config, &upper_options, &for_builder));
+    let upper_builder: ClientBuilder = Arc::new(move |config| kube_client::build(config, &upper_options, &for_builder));
     let account = upper_builder(upper_config.clone()).context("--upper-kubeconfig")?;
     let lower = LowerClients {
         api: kube_client::build(lower_config.clone(), &lower_options, metrics).context("--lower-kubeconfig")?,
@@ -176,7 +176,10 @@ async fn ask(which: &str, client: &Client, shutdown: &CancellationToken) -> Resu
             Ok(uid) => return Ok(Some(uid)),
             Err(error) if is_refusal(&error) => {
                 if refusing.is_none() {
-                    warn!(error = said(&error), "the {which} cluster refuses us; asking again, for it may just have started");
+                    warn!(
+                        error = said(&error),
+                        "the {which} cluster refuses us; asking again, for it may just have started"
+                    );
                     // Its pauses may have grown long while it was away.
                     backoff.reset();
                 }

@@ -8,7 +8,7 @@ use rand::Rng;
 use tensile_chassis::{
     admin::{self, ProcessMetrics},
     kube_client::KubeMetrics,
-    lease::{LeaseElection, Leadership},
+    lease::{Leadership, LeaseElection},
     queue::QueueMetrics,
     readiness::Readiness,
     shutdown::Shutdown,
@@ -49,7 +49,7 @@ pub async fn run(args: Args) -> Result<()> {
     let stop = shutdown.token();
 
     let readiness = Readiness::new();
-    let mut registry = Registry::with_prefix("tensile");
+    let mut registry = Registry::default();
     ProcessMetrics::register(&mut registry);
     let kube_metrics = KubeMetrics::register(&mut registry);
     let watch_metrics = WatchMetrics::register(&mut registry);
@@ -144,7 +144,8 @@ pub async fn run(args: Args) -> Result<()> {
         WatchOptions { metrics: watch_metrics.clone(), ..WatchOptions::new("lower-nodes") },
         readiness.gate("lower-nodes"),
     );
-    let (probe, reach) = ReachProbe::new(lower.api.clone(), vec![watches.lower.health(), nodes.health()]);
+    // A client of its own: behind a burst on the other one it would take a busy API server for one that is away.
+    let (probe, reach) = ReachProbe::new(lower.streaming.clone(), vec![watches.lower.health(), nodes.health()]);
     let published = ledger.published();
     let grpc = ContractServer::bind(&args.grpc, &args.contract).await?;
     let grpc_port = grpc.local_addr().context("the gRPC listener")?.port();

@@ -3,6 +3,7 @@
 //! Each test has clusters of its own, for it breaks them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::large_futures)] // a world of three clusters is started by one
 
 mod crash;
 mod outage;

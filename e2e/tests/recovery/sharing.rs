@@ -58,9 +58,10 @@ async fn a_namespace_of_another_upper_cluster_or_of_nobody_is_refused_with_the_c
     two.apply_yaml(&deployment(1)).await.unwrap();
     let refused = eventually("the second cluster's pod is refused", SOON, || async {
         let all = pods(&two).list(&ListParams::default()).await?.items;
-        let told = all.iter().flat_map(|pod| pod.status.iter().flat_map(|s| s.conditions.iter().flatten())).find(|c| {
-            c.type_ == "tensile.dev/Offloaded" && c.status == "False"
-        });
+        let told = all
+            .iter()
+            .flat_map(|pod| pod.status.iter().flat_map(|s| s.conditions.iter().flatten()))
+            .find(|c| c.type_ == "tensile.dev/Offloaded" && c.status == "False");
         Ok(match told {
             Some(condition) => Seen::Done(condition.clone()),
             None => Seen::NotYet(format!("{} pods", all.len())),

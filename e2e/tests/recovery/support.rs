@@ -72,8 +72,8 @@ pub async fn twins(upper: &Cluster, lower: &Cluster) -> (Vec<String>, BTreeMap<S
 pub async fn assert_one_twin_each(upper: &Cluster, lower: &Cluster) {
     eventually("each upper pod has exactly one lower pod", SOON, || async {
         let (above, below) = twins(upper, lower).await;
-        let fits = above.len() == below.len()
-            && above.iter().all(|uid| below.get(uid).is_some_and(|pods| pods.len() == 1));
+        let fits =
+            above.len() == below.len() && above.iter().all(|uid| below.get(uid).is_some_and(|pods| pods.len() == 1));
         Ok(Seen::when(fits, format!("{} above, {} below", above.len(), below.len())))
     })
     .await

@@ -51,7 +51,10 @@ impl Syncer {
             return Progress::Idle;
         }
         match requests::create(&self.lower.api, &pod).await {
-            Ok(_) => Progress::Awaiting,
+            Ok(_) => {
+                self.index.lower_announced(key, view.upper_uid.as_deref().unwrap_or_default());
+                Progress::Awaiting
+            }
             Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
                 self.occupied(key, &view).await
             }

@@ -3,14 +3,18 @@
 //! Two watches write into the index, workers read from it and put back what an API server answered them. It holds no
 //! pod whole for longer than somebody needs it: at thousands of pods the specs would be most of the memory.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use parking_lot::Mutex;
 use tensile_proto::vocabulary::{annotation, condition, finalizer};
+use tokio::time::Instant;
 
 use super::plan::{self, Known, LowerFacts, Step, UpperFacts};
 use crate::{names::Key, owner::OwnerMark, translate};
+
+/// How long the watch may take to tell of a pod that was created. After that the API server is asked.
+const ANNOUNCED_MAX: Duration = Duration::from_secs(30);
 
 /// What is kept of an upper pod.
 #[derive(Debug)]
@@ -55,6 +59,8 @@ struct Record {
     lost_to_disruption: bool,
     /// UID of an upper pod that was known and is not in a newer list: whoever is told that it is gone must be told so.
     vanished: Option<String>,
+    /// A lower pod was created just now, and the watch has not told of it yet.
+    announced: Option<Instant>,
     /// UID of the upper pod that was deleted with grace 0, by force: its lower twin is, too. Kept here, for the pod may be
     /// gone, or followed by another of its name, before anybody looks.
     forced: Option<String>,
@@ -68,6 +74,7 @@ impl Record {
             last_lower: None,
             lost_to_disruption: false,
             vanished: None,
+            announced: None,
             forced: None,
         }
     }
@@ -75,6 +82,9 @@ impl Record {
     fn step(&self) -> Step {
         if self.vanished.is_some() && matches!(self.upper, Known::Unseen) {
             return Step::ProveUpper;
+        }
+        if let Some(since) = self.announced {
+            return if since.elapsed() < ANNOUNCED_MAX { Step::Wait } else { Step::ProveLower };
         }
         plan::next(&upper_facts(&self.upper), &self.lower_facts(), self.lost_to_disruption)
     }
@@ -310,9 +320,20 @@ impl Index {
         }
         record.last_lower = None;
         record.lost_to_disruption = false;
+        record.announced = None;
         record.lower = Known::Present(lower_of(pod, uid, mark.uid, version, listing));
         record.trim();
         Some(mark.key)
+    }
+
+    /// The lower API server has created the pod; the watch will tell of it. Until then nobody creates it once more.
+    pub fn lower_announced(&self, key: &Key, upper_uid: &str) {
+        if let Some(record) = self.state.lock().records.get_mut(key)
+            && matches!(&record.upper, Known::Present(upper) if upper.uid == upper_uid)
+            && !matches!(&record.lower, Known::Present(lower) if lower.owner_uid == upper_uid)
+        {
+            record.announced = Some(Instant::now());
+        }
     }
 
     /// A watch said that a lower pod of ours is gone.
@@ -327,6 +348,7 @@ impl Index {
             record.lost_to_disruption = disruption(&pod).is_some_and(Disruption::fails);
             record.last_lower = Some(Arc::new(without_spec(pod)));
         }
+        record.announced = None;
         record.lower = Known::ProvenAbsent;
         Some(mark.key)
     }
@@ -334,6 +356,7 @@ impl Index {
     /// The lower API server has said NotFound.
     pub fn lower_proven_absent(&self, key: &Key) {
         if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.announced = None;
             record.lower = Known::ProvenAbsent;
         }
     }
@@ -348,6 +371,7 @@ impl Index {
         if matches!(&record.lower, Known::Present(known) if known.uid == uid && known.version > version) {
             return;
         }
+        record.announced = None;
         record.lower = Known::Present(lower_of(pod, uid, mark.uid, version, listing));
         record.trim();
     }
@@ -402,9 +426,7 @@ impl Index {
             Known::ProvenAbsent | Known::Unseen => (None, None, None),
         };
         let (lower_uid, lower_owner, unwritten) = match &record.lower {
-            Known::Present(lower) => {
-                (Some(lower.uid.clone()), Some(lower.owner_uid.clone()), lower.unwritten.clone())
-            }
+            Known::Present(lower) => (Some(lower.uid.clone()), Some(lower.owner_uid.clone()), lower.unwritten.clone()),
             Known::ProvenAbsent | Known::Unseen => (None, None, None),
         };
         let lower_pod = unwritten.or_else(|| record.last_lower.clone());
@@ -414,9 +436,10 @@ impl Index {
     /// Whether the upper pod is known, and whether its lower twin is.
     pub fn presence(&self, key: &Key) -> (bool, bool) {
         let mut state = self.state.lock();
-        state.records.get_mut(key).map_or((false, false), |record| {
-            (record.upper_present().is_some(), record.lower_present().is_some())
-        })
+        state
+            .records
+            .get_mut(key)
+            .map_or((false, false), |record| (record.upper_present().is_some(), record.lower_present().is_some()))
     }
 
     /// Key and UID of the upper pod that a lower pod (of this UID, where one is given) stands for.

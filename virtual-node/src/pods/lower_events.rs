@@ -48,8 +48,7 @@ pub(super) async fn relay(
             return shutdown.cancelled().await;
         }
     }
-    let options =
-        WatchOptions { field_selector: Some(selector), metrics, ..WatchOptions::new("lower-events") };
+    let options = WatchOptions { field_selector: Some(selector), metrics, ..WatchOptions::new("lower-events") };
     let mut events = watch(Api::<LowerEvent>::all(syncer.lower.api.clone()), options, gate);
     loop {
         let event = tokio::select! {

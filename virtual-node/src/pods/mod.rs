@@ -132,7 +132,13 @@ impl Pods {
     }
 
     /// Tells lower events above until told to stop.
-    pub async fn relay_events(&self, which: LowerEvents, gate: Gate, metrics: WatchMetrics, shutdown: CancellationToken) {
+    pub async fn relay_events(
+        &self,
+        which: LowerEvents,
+        gate: Gate,
+        metrics: WatchMetrics,
+        shutdown: CancellationToken,
+    ) {
         lower_events::relay(self.syncer.clone(), which, gate, metrics, shutdown).await;
     }
 
@@ -183,7 +189,9 @@ impl PodLookup for IndexLookup {
     fn lower_of(&self, key: &Key) -> Lookup {
         match self.syncer.index.presence(key) {
             (_, true) => Lookup::Found { lower: self.syncer.lower_key(key) },
-            (true, false) => Lookup::NotYet { why: "it is not in the lower cluster yet; its events say why".to_owned() },
+            (true, false) => {
+                Lookup::NotYet { why: "it is not in the lower cluster yet; its events say why".to_owned() }
+            }
             (false, false) => Lookup::Unknown,
         }
     }

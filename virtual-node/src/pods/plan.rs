@@ -310,10 +310,7 @@ mod tests {
     #[test]
     fn a_successor_of_the_same_name_waits_for_its_predecessor() {
         let successor = UpperFacts { uid: "u2".into(), started: false, ..upper() };
-        assert_eq!(
-            step(Known::Present(successor.clone()), Known::Present(lower())),
-            Step::DeleteLower { grace: None }
-        );
+        assert_eq!(step(Known::Present(successor.clone()), Known::Present(lower())), Step::DeleteLower { grace: None });
         let going = LowerFacts { deleting: Some(30), ..lower() };
         assert_eq!(step(Known::Present(successor.clone()), Known::Present(going)), Step::Wait);
         let stopped = LowerFacts { deleting: Some(0), holds_result: true, ..lower() };

@@ -88,7 +88,11 @@ pub fn judge(error: &Error) -> Refused {
         },
         401 => told(Lasts::UntilMended, Some("LowerUnauthorized"), "renew the lower cluster's credentials"),
         404 if message.contains("namespaces") => told(Lasts::Passing, None, ""),
-        400 => told(Lasts::UntilMended, Some("LowerAdmissionDenied"), "look at the admission webhooks of the lower cluster"),
+        400 => told(
+            Lasts::UntilMended,
+            Some("LowerAdmissionDenied"),
+            "look at the admission webhooks of the lower cluster",
+        ),
         422 => told(Lasts::Final, Some("LowerInvalid"), "change the named field of the pod and create it again"),
         _ => told(Lasts::Passing, None, ""),
     }
@@ -105,7 +109,10 @@ mod tests {
 
     #[test]
     fn a_namespace_just_made_passes_without_a_word() {
-        let refused = refused(403, "pods \"a\" is forbidden: error looking up service account x/default: serviceaccount \"default\" not found");
+        let refused = refused(
+            403,
+            "pods \"a\" is forbidden: error looking up service account x/default: serviceaccount \"default\" not found",
+        );
         assert_eq!((refused.lasts, refused.reason), (Lasts::Passing, None));
     }
 

@@ -8,10 +8,7 @@ use k8s_openapi::{
     api::core::v1::{Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{
-    Api, Client, Error,
-    api::ListParams,
-};
+use kube::{Api, Client, Error, api::ListParams};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -108,7 +105,12 @@ pub async fn delete(client: &Client, key: &Key, uid: &str, grace: Option<i64>) -
 }
 
 /// Patches the status of the pod of this UID. `None` when that pod is gone.
-pub async fn patch_status(client: &Client, key: &Key, uid: &str, status: &Value) -> Result<Option<StatusAnswer>, Error> {
+pub async fn patch_status(
+    client: &Client,
+    key: &Key,
+    uid: &str,
+    status: &Value,
+) -> Result<Option<StatusAnswer>, Error> {
     let patch = json!({ "metadata": { "uid": uid }, "status": status });
     let path = format!("{}/status", pod_path(key));
     let request = request(http::Method::PATCH, &path, JSON, STRATEGIC_MERGE, &patch)?;
@@ -157,6 +159,7 @@ pub async fn read_lower(client: &Client, key: &Key) -> Result<Option<Pod>, Error
 /// is gone (K plugin/pkg/auth/authorizer/node). A list without a resourceVersion is a quorum read.
 pub async fn read_upper(client: &Client, key: &Key, node_name: &str) -> Result<Option<Pod>, Error> {
     let fields = format!("spec.nodeName={node_name},metadata.name={}", key.name);
-    let found = Api::<Pod>::namespaced(client.clone(), &key.namespace).list(&ListParams::default().fields(&fields)).await?;
+    let found =
+        Api::<Pod>::namespaced(client.clone(), &key.namespace).list(&ListParams::default().fields(&fields)).await?;
     Ok(found.items.into_iter().next())
 }
