@@ -15,9 +15,9 @@ mod real_nodes;
 
 pub(crate) use access::{Clients, account_token, approve_requests};
 pub(crate) use apply::{api_of, apply_yaml, parse_yaml};
-pub(crate) use certificates::write_private;
 pub use audit::AuditEntry;
 pub use builder::ClusterBuilder;
+pub(crate) use certificates::write_private;
 pub use cluster::Cluster;
 pub use kwok::{KWOK_ANNOTATION, KwokNodes};
 pub use real_nodes::{ImageArchive, RealNodes, SHELL_IMAGE};

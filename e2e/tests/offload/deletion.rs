@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     ResourceExt,
-    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tensile_e2e::{Seen, eventually};
@@ -24,7 +24,7 @@ async fn a_deleted_pod_stays_until_its_containers_have_stopped_below() {
     }))
     .unwrap();
     pod.metadata.namespace = Some(space.name.clone());
-    space.upper_pods().create(&Default::default(), &pod).await.unwrap();
+    space.upper_pods().create(&PostParams::default(), &pod).await.unwrap();
     space.until("slow", "is ready", is_ready).await;
     space.upper_pods().delete("slow", &DeleteParams::default()).await.unwrap();
     let lower = space.lower::<Pod>(&world.a);
@@ -51,7 +51,11 @@ async fn a_pod_deleted_by_force_takes_its_lower_twin_along() {
     let space = world.namespace("force").await;
     space.pod("forced", json!({})).await;
     space.until("forced", "is ready", is_ready).await;
-    space.upper_pods().delete("forced", &DeleteParams { grace_period_seconds: Some(0), ..Default::default() }).await.unwrap();
+    space
+        .upper_pods()
+        .delete("forced", &DeleteParams { grace_period_seconds: Some(0), ..Default::default() })
+        .await
+        .unwrap();
     space.until_gone("forced").await;
     space.until_empty_below().await;
 }
@@ -114,7 +118,12 @@ async fn a_pod_deleted_before_it_could_start_is_never_created_below() {
     let world = world().await;
     let space = world.namespace("never").await;
     // It waits for a ConfigMap that never comes.
-    space.pod("early", json!({"containers": [{"name": "main", "image": "x", "envFrom": [{"configMapRef": {"name": "none"}}]}]})).await;
+    space
+        .pod(
+            "early",
+            json!({"containers": [{"name": "main", "image": "x", "envFrom": [{"configMapRef": {"name": "none"}}]}]}),
+        )
+        .await;
     space.until_event("early", "Failed").await;
     space.upper_pods().delete("early", &DeleteParams::default()).await.unwrap();
     space.until_gone("early").await;
@@ -131,10 +140,11 @@ async fn finalizers_of_others_are_left_to_them() {
     space.upper_pods().patch("held", &PatchParams::default(), &hold(json!(["example.test/hold"]))).await.unwrap();
     space.upper_pods().delete("held", &DeleteParams::default()).await.unwrap();
     space.until_empty_below().await;
-    space.until("held", "has its last status", |pod| {
-        matches!(phase(pod), "Succeeded" | "Failed") && pod.metadata.deletion_grace_period_seconds == Some(0)
-    })
-    .await;
+    space
+        .until("held", "has its last status", |pod| {
+            matches!(phase(pod), "Succeeded" | "Failed") && pod.metadata.deletion_grace_period_seconds == Some(0)
+        })
+        .await;
     space.upper_pods().patch("held", &PatchParams::default(), &hold(json!(null))).await.unwrap();
     space.until_gone("held").await;
 }

@@ -55,7 +55,8 @@ async fn assert_one_twin_each(space: &Space<'_>) {
         let upper: BTreeSet<String> =
             space.upper_pods().list(&ListParams::default()).await?.items.iter().filter_map(ResourceExt::uid).collect();
         let lower = by_owner(&space.lower_pods().await);
-        let matched = lower.len() == upper.len() && lower.iter().all(|(owner, twins)| upper.contains(owner) && twins.len() == 1);
+        let matched =
+            lower.len() == upper.len() && lower.iter().all(|(owner, twins)| upper.contains(owner) && twins.len() == 1);
         Ok(Seen::when(matched, (upper, lower)))
     })
     .await

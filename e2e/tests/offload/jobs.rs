@@ -86,7 +86,10 @@ spec:
         .await;
     eventually("the Job has failed", SOON, || async {
         let status = space.upper::<Job>().get("broken").await?.status.unwrap_or_default();
-        Ok(Seen::when(status.failed == Some(1) && status.conditions.iter().flatten().any(|c| c.type_ == "Failed"), status))
+        Ok(Seen::when(
+            status.failed == Some(1) && status.conditions.iter().flatten().any(|c| c.type_ == "Failed"),
+            status,
+        ))
     })
     .await
     .unwrap();
@@ -110,7 +113,7 @@ async fn a_completed_pods_result_survives_that_its_lower_pod_is_deleted_by_someb
     .await
     .unwrap();
     let done = json!({"status": {"phase": "Succeeded"}});
-    lower.patch_status("once", &Default::default(), &kube::api::Patch::Strategic(done)).await.unwrap();
+    lower.patch_status("once", &kube::api::PatchParams::default(), &kube::api::Patch::Strategic(done)).await.unwrap();
     lower.delete("once", &DeleteParams::default()).await.unwrap();
     space.until("once", "has succeeded", |pod| phase(pod) == "Succeeded").await;
     eventually("the lower pod goes once its result is written", SOON, || async {

@@ -3,6 +3,7 @@
 //! One upper and two lower clusters serve all tests of this program; each test works in a namespace of its own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::large_futures)] // a world of three clusters is started by one
 
 mod deletion;
 mod deployments;

@@ -44,7 +44,10 @@ async fn config_and_secrets_come_along_and_go_with_the_last_pod() {
     space.upper_pods().delete("user", &DeleteParams::default()).await.unwrap();
     space.until_gone("user").await;
     eventually("the copies are gone", SOON, || async {
-        let left = (below.get_opt("settings").await?.is_some(), space.lower::<Secret>(&world.a).get_opt("login").await?.is_some());
+        let left = (
+            below.get_opt("settings").await?.is_some(),
+            space.lower::<Secret>(&world.a).get_opt("login").await?.is_some(),
+        );
         Ok(Seen::when(left == (false, false), left))
     })
     .await

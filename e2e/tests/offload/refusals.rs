@@ -76,7 +76,7 @@ async fn a_limit_range_below_changes_resources_without_an_endless_correction() {
     assert_eq!(requests["cpu"].0, "50m");
     // A change of the upper pod goes through and leaves the lower cluster's defaults alone.
     let patch = kube::api::Patch::Merge(json!({"metadata": {"labels": {"touched": "yes"}}}));
-    space.upper_pods().patch("second", &Default::default(), &patch).await.unwrap();
+    space.upper_pods().patch("second", &kube::api::PatchParams::default(), &patch).await.unwrap();
     let below = tensile_e2e::eventually("the label is below", crate::world::SOON, || async {
         let pod: Pod = space.lower(&world.a).get("second").await?;
         let there = pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key("touched"));
@@ -112,7 +112,7 @@ async fn pods_of_daemonsets_and_of_kube_system_are_not_taken_and_can_be_deleted(
     .unwrap();
     let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(world.upper.client(), "kube-system");
     tensile_e2e::eventually("an event says that it is not taken", crate::world::SOON, || async {
-        let found = events.list(&Default::default()).await?.items;
+        let found = events.list(&kube::api::ListParams::default()).await?.items;
         let told = found.iter().any(|e| {
             e.reason.as_deref() == Some("NotTaken") && e.involved_object.name.as_deref() == Some("system-pod")
         });

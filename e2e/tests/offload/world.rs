@@ -13,7 +13,7 @@ use tensile_proto::vocabulary::label;
 use tokio::sync::OnceCell;
 
 /// The time limit for what takes a second or two on an idle machine.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// An upper cluster without nodes of its own, and two lower clusters behind virtual nodes `vn-a` and `vn-b`.
 pub struct World {
@@ -192,7 +192,15 @@ pub fn describe(pod: &Pod) -> String {
         .status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten())
-        .map(|c| format!("{}={} {} {}", c.type_, c.status, c.reason.as_deref().unwrap_or(""), c.message.as_deref().unwrap_or("")))
+        .map(|c| {
+            format!(
+                "{}={} {} {}",
+                c.type_,
+                c.status,
+                c.reason.as_deref().unwrap_or(""),
+                c.message.as_deref().unwrap_or("")
+            )
+        })
         .collect();
     format!(
         "{} on {:?} phase {} deleting {:?} finalizers {:?} [{}]",
