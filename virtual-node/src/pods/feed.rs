@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     down::pod_need,
-    index::{Disruption, disruption, is_terminal, key_of},
+    reading::{Disruption, disruption, is_terminal, key_of},
     sync::Syncer,
 };
 use crate::{capacity::CapacityLedger, contract::PlacementVerdict, names::Key, owner::OwnerMark, translate};

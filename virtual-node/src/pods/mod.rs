@@ -11,6 +11,8 @@ mod feed;
 pub mod index;
 mod lower_events;
 pub mod plan;
+mod reading;
+mod record;
 pub mod refusal;
 mod requests;
 mod sync;

@@ -7,7 +7,8 @@ use tensile_proto::vocabulary::condition;
 use tracing::{debug, info};
 
 use super::{
-    index::{View, disruption_condition, is_terminal},
+    index::View,
+    reading::{disruption_condition, is_terminal},
     requests,
     sync::{Progress, Syncer, retry},
 };
