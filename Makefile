@@ -1,5 +1,5 @@
 # The commands of this project; `make` lists them.
-.PHONY: help setup test unit lint playground playground-down bench
+.PHONY: help setup test unit lint clusters playground playground-down bench
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -17,6 +17,10 @@ unit: setup ## Run the unit tests only
 lint: ## Format check and clippy
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+clusters: setup ## Keep clusters running for the inner loop, see CONTRIBUTING.md
+	@cargo build --quiet --locked -p tensile-virtual-node --bin virtual-node
+	@cargo run --quiet --locked -p tensile-e2e --bin clusters
 
 playground: setup ## Bring up an upper and two lower clusters with a workload across them
 	@cargo build --quiet --release --locked -p tensile-virtual-node --bin virtual-node

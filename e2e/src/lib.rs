@@ -17,6 +17,7 @@
 pub mod bench;
 pub mod claim;
 pub mod eventually;
+pub mod kept;
 pub mod playground;
 pub mod process;
 pub mod run;

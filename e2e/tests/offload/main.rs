@@ -8,6 +8,7 @@
 mod deletion;
 mod deployments;
 mod jobs;
+mod metrics;
 mod needs;
 mod refusals;
 mod spec;

@@ -16,6 +16,10 @@ async fn a_missing_priority_class_is_named_and_the_pod_goes_on_when_it_is_made()
     let space = world.namespace("priority").await;
     let class: PriorityClass =
         serde_json::from_value(json!({"metadata": {"name": "tensile-test-high"}, "value": 1000})).unwrap();
+    // Kept clusters may hold both classes from an earlier run.
+    for cluster in [&world.upper, &world.a] {
+        let _ = Api::<PriorityClass>::all(cluster.client()).delete("tensile-test-high", &DeleteParams::default()).await;
+    }
     Api::all(world.upper.client()).create(&PostParams::default(), &class).await.unwrap();
     let change = json!({"priorityClassName": "tensile-test-high", "nodeSelector": {"tensile.dev/cluster": "vn-a"}});
     space.pod("important", change).await;

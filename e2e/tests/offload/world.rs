@@ -5,23 +5,30 @@ use std::{collections::BTreeMap, time::Duration};
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, PodCondition};
 use kube::{
     Api, ResourceExt,
-    api::{ListParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
-use tensile_e2e::{Cluster, KwokNodes, Seen, VirtualNode, eventually};
+use tensile_e2e::{
+    Cluster, KwokNodes, Seen, VirtualNode, eventually,
+    kept::{self, Kept, TestCluster},
+};
 use tensile_proto::vocabulary::label;
 use tokio::sync::OnceCell;
 
 /// The time limit for what takes a second or two on an idle machine.
 pub const SOON: Duration = Duration::from_mins(1);
 
+/// Marks the namespaces of tests.
+const TEST_LABEL: &str = "tensile.test/program";
+
 /// An upper cluster without nodes of its own, and two lower clusters behind virtual nodes `vn-a` and `vn-b`.
 pub struct World {
-    pub upper: Cluster,
-    pub a: Cluster,
-    pub b: Cluster,
-    #[allow(dead_code)] // it runs for as long as this is kept
-    nodes: [VirtualNode; 2],
+    pub upper: TestCluster,
+    pub a: TestCluster,
+    pub b: TestCluster,
+    /// Behind the names of namespaces: kept clusters hold those of earlier runs.
+    suffix: String,
+    pub nodes: [VirtualNode; 2],
 }
 
 /// The shared world, started by the first test that asks.
@@ -32,17 +39,31 @@ pub async fn world() -> &'static World {
 
 impl World {
     async fn start() -> Self {
-        let lower = |name: &'static str| Cluster::builder(name).nodes(KwokNodes::count(3)).start();
-        let (upper, a, b) =
-            tokio::try_join!(Cluster::builder("upper").start(), lower("lower-a"), lower("lower-b")).unwrap();
-        let node_a = VirtualNode::builder(&upper, &a).name("vn-a").start().await.unwrap();
-        let node_b = VirtualNode::builder(&upper, &b).name("vn-b").start().await.unwrap();
-        Self { upper, a, b, nodes: [node_a, node_b] }
+        let [upper, a, b] = if kept::wanted() { attached().await } else { started().await };
+        // The virtual-nodes of the run before were killed: their leases are soon over with short times.
+        let quick = ["--lease-duration=3", "--lease-renew-deadline=2", "--lease-retry=0.3"];
+        let args = if kept::wanted() { &quick[..] } else { &[] };
+        let node = |lower: &TestCluster, name| {
+            VirtualNode::between(upper.site(), lower.site()).name(name).args(args.iter().copied()).start()
+        };
+        let (node_a, node_b) = tokio::try_join!(node(&a, "vn-a"), node(&b, "vn-b")).unwrap();
+        let mut suffix = String::new();
+        if kept::wanted() {
+            suffix = format!("-{:x}", std::process::id());
+            // What earlier runs left goes while this one works; only now are there virtual nodes that can end its pods.
+            let namespaces: Api<Namespace> = Api::all(upper.client());
+            for left in namespaces.list_metadata(&ListParams::default().labels(TEST_LABEL)).await.unwrap() {
+                namespaces.delete(&left.name_any(), &DeleteParams::background()).await.unwrap();
+            }
+        }
+        Self { upper, a, b, suffix, nodes: [node_a, node_b] }
     }
 
     /// Makes an upper namespace and waits until pods can be created in it.
     pub async fn namespace(&self, name: &str) -> Space<'_> {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let name = &format!("{name}{}", self.suffix);
+        let labels = json!({TEST_LABEL: "offload"});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         self.upper.apply_yaml(&namespace.to_string()).await.unwrap();
         let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(self.upper.client(), name);
         eventually("the namespace has its ServiceAccount", SOON, || async {
@@ -54,9 +75,23 @@ impl World {
     }
 
     /// The lower clusters.
-    pub fn lowers(&self) -> [&Cluster; 2] {
+    pub fn lowers(&self) -> [&TestCluster; 2] {
         [&self.a, &self.b]
     }
+}
+
+async fn started() -> [TestCluster; 3] {
+    let lower = |name: &'static str| Cluster::builder(name).nodes(KwokNodes::count(3)).start();
+    let (upper, a, b) =
+        tokio::try_join!(Cluster::builder("upper").start(), lower("lower-a"), lower("lower-b")).unwrap();
+    [upper, a, b].map(TestCluster::from)
+}
+
+async fn attached() -> [TestCluster; 3] {
+    let kept = Kept::read().unwrap();
+    let (upper, a, b) =
+        tokio::try_join!(kept.cluster("upper"), kept.cluster("lower-a"), kept.cluster("lower-b")).unwrap();
+    [upper, a, b]
 }
 
 /// A test's namespace, in all three clusters.
@@ -80,7 +115,7 @@ impl Space<'_> {
     }
 
     /// Objects of this namespace in a lower cluster.
-    pub fn lower<K>(&self, cluster: &Cluster) -> Api<K>
+    pub fn lower<K>(&self, cluster: &TestCluster) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
         K::DynamicType: Default,
@@ -214,6 +249,6 @@ pub fn describe(pod: &Pod) -> String {
 }
 
 /// Namespaces of a cluster, to see what was made below.
-pub async fn lower_namespace(cluster: &Cluster, name: &str) -> Option<Namespace> {
+pub async fn lower_namespace(cluster: &TestCluster, name: &str) -> Option<Namespace> {
     Api::<Namespace>::all(cluster.client()).get_opt(name).await.unwrap()
 }
