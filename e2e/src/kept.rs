@@ -65,7 +65,7 @@ impl Kept {
             .find(|(known, _)| known == name)
             .with_context(|| format!("no cluster {name} among the kept ones: start `make clusters` anew"))?;
         let site = Site::open(name, kubeconfig).await?;
-        Ok(TestCluster(Place::Kept { clients: Clients::new(kubeconfig).await?, site: Box::new(site) }))
+        Ok(TestCluster(Place::Kept { clients: Box::new(Clients::new(kubeconfig).await?), site: Box::new(site) }))
     }
 }
 
@@ -93,7 +93,7 @@ enum Place {
     /// Started by this process, and stopped with it.
     Own(Box<Cluster>),
     /// Kept by another process. One client for each tokio runtime, for each test has its own.
-    Kept { clients: Clients, site: Box<Site> },
+    Kept { clients: Box<Clients>, site: Box<Site> },
 }
 
 impl From<Cluster> for TestCluster {
