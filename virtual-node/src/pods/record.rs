@@ -126,8 +126,6 @@ impl Record {
         if let (Known::Present(upper), Known::Present(lower)) = (&mut self.upper, &self.lower)
             && lower.owner_uid == upper.uid
             && lower.carried == upper.carried
-            // Its last status will be made from the whole pod.
-            && upper.deleting.is_none()
         {
             upper.whole = None;
         }
