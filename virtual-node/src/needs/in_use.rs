@@ -95,6 +95,5 @@ impl InUse {
 
 /// A pod that ran to completion mounts nothing any more.
 fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    translate::is_terminal(pod.status.as_ref().and_then(|status| status.phase.as_deref()))
 }

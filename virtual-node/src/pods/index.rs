@@ -253,6 +253,8 @@ impl Index {
         if matches!(&record.lower, Known::Present(known) if known.uid == uid && known.version > version) {
             return;
         }
+        record.last_lower = None;
+        record.lost_to_disruption = false;
         record.announced = None;
         record.lower = Known::Present(lower_of(pod, uid, mark.uid, version, listing));
         record.trim();
@@ -354,4 +356,57 @@ impl Index {
 /// Steps that compare with, or build on, the upper pod's status.
 fn needs_status(step: Step) -> bool {
     matches!(step, Step::WriteStatus | Step::Fail | Step::Finish | Step::ClearStuck | Step::Create)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+    use tensile_proto::vocabulary::{annotation, label};
+
+    use super::*;
+
+    fn upper(version: &str, status: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "n", "name": "p", "uid": "u", "resourceVersion": version}, "spec": {"containers": []},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn lower(uid: &str, version: &str) -> (Pod, OwnerMark) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"namespace": "n", "name": "p", "uid": uid, "resourceVersion": version,
+                "labels": {label::UPPER_CLUSTER: "c", label::UPPER_UID: "u", label::VIRTUAL_NODE: "vn"},
+                "annotations": {annotation::UPPER_NAMESPACE: "n", annotation::UPPER_NAME: "p"}},
+            "spec": {"containers": [], "nodeName": "x"},
+            "status": {"phase": "Failed", "message": uid},
+        }))
+        .unwrap();
+        let mark = OwnerMark::read(&pod.metadata).unwrap();
+        (pod, mark)
+    }
+
+    /// A lower pod that went is followed by another, which a live read finds. If the upper status is then overwritten, the
+    /// status to restore is read from the new pod and not taken from the old one.
+    #[test]
+    fn a_lower_pod_that_went_is_forgotten_when_another_is_found() {
+        let index = Index::default();
+        let key = Key::new("n", "p");
+        index.upper_applied(upper("1", json!({"phase": "Pending"})));
+        let (old, mark) = lower("old", "2");
+        index.lower_applied(old.clone(), mark.clone());
+        index.lower_deleted(old, mark).unwrap();
+        let (new, mark) = lower("new", "3");
+        index.lower_read(new, mark);
+        let view = index.look(&key).unwrap();
+        let written = view.lower_pod.unwrap();
+        assert_eq!(written.metadata.uid.as_deref(), Some("new"));
+        index.lower_status_written(&key, &written);
+
+        index.upper_applied(upper("4", json!({"phase": "Running"})));
+        let view = index.look(&key).unwrap();
+        assert_eq!(view.step, Step::WriteStatus);
+        assert!(view.lower_pod.is_none(), "the old pod's status would be written: {:?}", view.lower_pod);
+    }
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use tensile_proto::vocabulary::condition;
 
-use crate::names::Key;
+use crate::{names::Key, translate};
 
 /// Why the lower cluster takes a pod away, from the reason of its DisruptionTarget condition (KEP-3329).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub fn disruption_condition(pod: &Pod) -> Option<&PodCondition> {
 
 /// Whether a pod has its final phase.
 pub fn is_terminal(status: &PodStatus) -> bool {
-    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    translate::is_terminal(status.phase.as_deref())
 }
 
 /// Whether the pod's user was told that it cannot be offloaded.

@@ -169,6 +169,7 @@ pub fn carried_digest(upper: &Pod) -> String {
 
 /// Whether the lower pod carries everything of the upper pod, its generation included; if not, see
 /// [`pod_update`](super::pod_update).
+#[cfg(test)]
 pub fn is_carried(upper: &Pod, lower: &Pod) -> bool {
     Carried::of(upper) == Carried::read(lower) && is_generation_carried(upper, lower)
 }

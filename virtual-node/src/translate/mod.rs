@@ -9,7 +9,6 @@
 
 mod affinity;
 mod carried;
-mod compact;
 mod containers;
 mod down;
 mod downward;
@@ -32,11 +31,10 @@ mod strategic;
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
 
 pub use self::{
-    carried::{carried_digest, is_carried},
-    compact::CompactStatus,
+    carried::carried_digest,
     down::pod_down,
     needs::{Need, Needs, TokenNeed, UsedBy, needs},
-    status::status_up,
+    status::{is_terminal, status_up},
     terminal::{Cause, terminal_status},
     update::{Subresource, Update, pod_update},
     volumes::{token_secret_key, token_secret_name},

@@ -39,7 +39,7 @@ pub fn status_up(upper: Option<&PodStatus>, lower: &Pod, ctx: &Context<'_>) -> O
 }
 
 /// Whether a pod of this phase runs no more.
-pub(super) fn is_terminal(phase: Option<&str>) -> bool {
+pub fn is_terminal(phase: Option<&str>) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_pass_by_value)]
 
 use super::*;
-use crate::translate::{carried_digest, generate::settings, is_carried, pod_down, strategic::patched};
+use crate::translate::{carried::is_carried, carried_digest, generate::settings, pod_down, strategic::patched};
 
 const CARRIED: &str = annotation::CARRIED;
 const GENERATION: &str = annotation::GENERATION;
