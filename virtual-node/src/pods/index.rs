@@ -366,10 +366,10 @@ mod tests {
 
     use super::*;
 
-    fn upper(version: &str, status: serde_json::Value) -> Pod {
+    fn upper(version: &str, phase: &str) -> Pod {
         serde_json::from_value(json!({
             "metadata": {"namespace": "n", "name": "p", "uid": "u", "resourceVersion": version}, "spec": {"containers": []},
-            "status": status,
+            "status": {"phase": phase},
         }))
         .unwrap()
     }
@@ -393,7 +393,7 @@ mod tests {
     fn a_lower_pod_that_went_is_forgotten_when_another_is_found() {
         let index = Index::default();
         let key = Key::new("n", "p");
-        index.upper_applied(upper("1", json!({"phase": "Pending"})));
+        index.upper_applied(upper("1", "Pending"));
         let (old, mark) = lower("old", "2");
         index.lower_applied(old.clone(), mark.clone());
         index.lower_deleted(old, mark).unwrap();
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!(written.metadata.uid.as_deref(), Some("new"));
         index.lower_status_written(&key, &written);
 
-        index.upper_applied(upper("4", json!({"phase": "Running"})));
+        index.upper_applied(upper("4", "Running"));
         let view = index.look(&key).unwrap();
         assert_eq!(view.step, Step::WriteStatus);
         assert!(view.lower_pod.is_none(), "the old pod's status would be written: {:?}", view.lower_pod);
