@@ -271,6 +271,13 @@ impl Index {
         }
     }
 
+    /// The upper API server has acknowledged the last delete of this upper pod, with grace 0.
+    pub fn upper_finished(&self, key: &Key, uid: &str) {
+        if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.finished = Some(uid.to_owned());
+        }
+    }
+
     /// A lower pod's status (as of this UID and pod) is now written above.
     pub fn lower_status_written(&self, key: &Key, written: &Arc<Pod>) {
         let mut state = self.state.lock();

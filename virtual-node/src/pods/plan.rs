@@ -31,6 +31,8 @@ pub struct UpperFacts {
     pub carried: String,
     /// Its condition `tensile.dev/Offloaded` says False, although the pod is there.
     pub reported_stuck: bool,
+    /// The API server has acknowledged the delete with grace 0 that a kubelet sends last.
+    pub finished: bool,
 }
 
 /// The facts about a lower pod that decide.
@@ -195,8 +197,10 @@ fn without_twin(upper: &UpperFacts, proven: bool, lost_to_disruption: bool) -> S
         if !proven {
             return Step::ProveLower;
         }
-        // Grace 0 and a final phase is all that a kubelet can do; what is left is other controllers' finalizers.
-        let done = upper.deleting == Some(0) && upper.terminal;
+        // What is left after the last delete is other controllers' finalizers. That the pod's grace is 0 is no proof of
+        // that delete: the API server writes the grace first and removes the pod then, and a request cut between the two
+        // leaves a pod that nobody else removes (K staging/src/k8s.io/apiserver/pkg/registry/generic/registry/store.go).
+        let done = upper.deleting == Some(0) && upper.terminal && upper.finished;
         return if done { Step::Nothing } else { Step::Finish };
     }
     if upper.terminal {
@@ -225,6 +229,7 @@ mod tests {
             started: true,
             carried: "c1".into(),
             reported_stuck: false,
+            finished: false,
         }
     }
 
@@ -357,8 +362,14 @@ mod tests {
 
     #[test]
     fn finalizers_of_others_are_waited_for_quietly() {
-        let held = UpperFacts { deleting: Some(0), terminal: true, ..upper() };
+        let held = UpperFacts { deleting: Some(0), terminal: true, finished: true, ..upper() };
         assert_eq!(step(Known::Present(held), Known::ProvenAbsent), Step::Nothing);
+    }
+
+    #[test]
+    fn a_last_delete_that_was_cut_in_the_middle_is_sent_again() {
+        let cut = UpperFacts { deleting: Some(0), terminal: true, ..upper() };
+        assert_eq!(step(Known::Present(cut), Known::ProvenAbsent), Step::Finish);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Record {
     /// UID of the upper pod that was deleted with grace 0, by force: its lower twin is, too. Kept here, for the pod may be
     /// gone, or followed by another of its name, before anybody looks.
     pub forced: Option<String>,
+    /// UID of the upper pod whose last delete, with grace 0, the API server has acknowledged.
+    pub finished: Option<String>,
 }
 
 impl Record {
@@ -74,6 +76,7 @@ impl Record {
             vanished: None,
             announced: None,
             forced: None,
+            finished: None,
         }
     }
 
@@ -84,7 +87,23 @@ impl Record {
         if let Some(since) = self.announced {
             return if since.elapsed() < ANNOUNCED_MAX { Step::Wait } else { Step::ProveLower };
         }
-        plan::next(&upper_facts(&self.upper), &self.lower_facts(), self.lost_to_disruption)
+        plan::next(&self.upper_facts(), &self.lower_facts(), self.lost_to_disruption)
+    }
+
+    fn upper_facts(&self) -> Known<UpperFacts> {
+        match &self.upper {
+            Known::Present(upper) => Known::Present(UpperFacts {
+                uid: upper.uid.clone(),
+                deleting: upper.deleting,
+                terminal: upper.status.as_deref().is_some_and(is_terminal),
+                started: upper.status.as_deref().is_some_and(|status| status.start_time.is_some()),
+                carried: upper.carried.clone(),
+                reported_stuck: upper.status.as_deref().is_some_and(is_reported_stuck),
+                finished: self.finished.as_ref() == Some(&upper.uid),
+            }),
+            Known::ProvenAbsent => Known::ProvenAbsent,
+            Known::Unseen => Known::Unseen,
+        }
     }
 
     fn lower_facts(&self) -> Known<LowerFacts> {
@@ -129,21 +148,6 @@ impl Record {
         {
             upper.whole = None;
         }
-    }
-}
-
-fn upper_facts(upper: &Known<Upper>) -> Known<UpperFacts> {
-    match upper {
-        Known::Present(upper) => Known::Present(UpperFacts {
-            uid: upper.uid.clone(),
-            deleting: upper.deleting,
-            terminal: upper.status.as_deref().is_some_and(is_terminal),
-            started: upper.status.as_deref().is_some_and(|status| status.start_time.is_some()),
-            carried: upper.carried.clone(),
-            reported_stuck: upper.status.as_deref().is_some_and(is_reported_stuck),
-        }),
-        Known::ProvenAbsent => Known::ProvenAbsent,
-        Known::Unseen => Known::Unseen,
     }
 }
 

@@ -58,7 +58,10 @@ impl Syncer {
             return progress;
         }
         match requests::delete(&self.upper.node, key, upper_uid, Some(0)).await {
-            Ok(()) => Progress::Awaiting,
+            Ok(()) => {
+                self.index.upper_finished(key, upper_uid);
+                Progress::Awaiting
+            }
             Err(error) => retry("could not finish the pod's deletion", &error),
         }
     }
