@@ -1,7 +1,5 @@
 //! Steps towards the lower cluster: create, update, delete, release.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use tensile_proto::vocabulary::finalizer;
@@ -9,6 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     index::View,
+    packed::Packed,
     refusal::{self, Lasts},
     requests,
     sync::{Progress, Syncer, retry},
@@ -32,10 +31,9 @@ impl Syncer {
             self.recorder.pod(PodRef::of(&upper), Severity::Warning, refusal.reason, refusal.message);
             return Progress::Idle;
         }
-        let pod = match translate::pod_down(&upper, &self.translation()) {
-            Ok(pod) => pod,
-            Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
-        };
+        if let Err(refusal) = translate::refuse_unsupported(&upper) {
+            return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await;
+        }
         if let Err(missing) = self.needs.ensure(&pod_need(key, &upper)).await {
             debug!(missing.reason, missing.message, "the pod waits for what it needs");
             // The event is told already, in the kubelet's words; the key comes back when what is missing appears.
@@ -46,6 +44,16 @@ impl Syncer {
             }
             return Progress::Idle;
         }
+        let environment = match self.environment(key, &upper).await {
+            Ok(environment) => environment,
+            Err(refusal) => {
+                return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::UntilMended).await;
+            }
+        };
+        let pod = match translate::pod_down(&upper, &environment.context(&self.settings)) {
+            Ok(pod) => pod,
+            Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
+        };
         // What it needs may have taken a while: the lease is looked at once more right before the pod begins to exist.
         if self.fence.check().is_err() {
             return Progress::Idle;
@@ -108,7 +116,14 @@ impl Syncer {
             }
             Err(error) => return retry("could not read the lower pod", &error),
         };
-        let update = match translate::pod_update(&upper, &lower, &self.translation()) {
+        let environment = match self.environment_of_update(key, &upper).await {
+            Ok(environment) => environment,
+            Err(refusal) => {
+                self.recorder.pod(PodRef::of(&upper), Severity::Warning, refusal.reason, refusal.message);
+                return Progress::Retry;
+            }
+        };
+        let update = match translate::pod_update(&upper, &lower, &environment.context(&self.settings)) {
             Ok(update) => update,
             Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
         };
@@ -212,12 +227,12 @@ impl Syncer {
     }
 
     /// The whole upper pod: the one we hold, or read again.
-    pub(super) async fn whole_upper(&self, key: &Key, view: &View) -> Result<Arc<Pod>, Progress> {
-        if let Some(pod) = &view.upper_whole {
-            return Ok(pod.clone());
+    pub(super) async fn whole_upper(&self, key: &Key, view: &View) -> Result<Pod, Progress> {
+        if let Some(pod) = view.upper_whole.as_ref().and_then(Packed::unpack) {
+            return Ok(pod);
         }
         match requests::read_upper(&self.upper.node, key, &self.settings.node_name).await {
-            Ok(Some(pod)) if pod.metadata.uid == view.upper_uid => Ok(Arc::new(pod)),
+            Ok(Some(pod)) if pod.metadata.uid == view.upper_uid => Ok(pod),
             Ok(Some(pod)) => {
                 self.upper_applied(pod);
                 Err(Progress::Again)
@@ -246,7 +261,7 @@ impl Syncer {
     }
 
     pub(super) fn translation(&self) -> translate::Context<'_> {
-        translate::Context { settings: &self.settings, services_env: &[] }
+        translate::Context::new(&self.settings)
     }
 }
 

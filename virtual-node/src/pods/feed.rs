@@ -51,18 +51,17 @@ pub(super) async fn upper(
             else => return,
         };
         match event {
-            Event::Restarted => syncer.index.upper_list_began(),
-            Event::Listed(pod) | Event::Applied(pod) => {
-                // Pods of an earlier run, and those that another replica creates while we stand by, are never created
-                // anew by us, so what they need is held here.
-                if !*synced.borrow() || syncer.fence.check().is_err() {
-                    syncer.hold_needs(&pod);
+            Event::Restarted { decides_until } => {
+                syncer.index.upper_list_began(decides_until);
+            }
+            Event::Listed(pod) => {
+                syncer.needs_of(&pod, *synced.borrow());
+                if let Some(key) = syncer.upper_listed(pod) {
+                    queue.add(key);
                 }
-                // A pod that ran to completion needs nothing any more: a thousand finished Jobs must not have their
-                // tokens refreshed until somebody deletes them.
-                if has_ended(&pod) {
-                    syncer.needs.release(pod.metadata.uid.as_deref().unwrap_or_default());
-                }
+            }
+            Event::Applied(pod) => {
+                syncer.needs_of(&pod, *synced.borrow());
                 if let Some(key) = syncer.upper_applied(pod) {
                     queue.add(key);
                 }
@@ -106,18 +105,25 @@ pub(super) async fn lower(
             else => return,
         };
         match event {
-            Event::Restarted => {
-                syncer.index.lower_list_began();
+            Event::Restarted { decides_until } => {
+                syncer.index.lower_list_began(decides_until);
                 listed = synced.borrow().then(HashSet::new);
+                if listed.is_some() {
+                    // The history is lost. Secrets and ConfigMaps may have been put back with it.
+                    syncer.needs.look_again();
+                }
             }
-            Event::Listed(pod) | Event::Applied(pod) => {
+            Event::Listed(pod) => {
                 if let (Some(listed), Some(uid)) = (&mut listed, &pod.metadata.uid) {
                     listed.insert(uid.clone());
                 }
-                let mark = syncer.mark_of(&pod);
-                ledger.upsert_pod(PodFacts::of(&pod, mark.is_some()));
-                let Some(mark) = mark else { continue };
-                syncer.note_placement(&pod, &mark);
+                let Some(mark) = syncer.lower_there(&pod, &ledger) else { continue };
+                if let Some(key) = syncer.index.lower_listed(pod, mark) {
+                    queue.add(key);
+                }
+            }
+            Event::Applied(pod) => {
+                let Some(mark) = syncer.lower_there(&pod, &ledger) else { continue };
                 if let Some(key) = syncer.index.lower_applied(pod, mark) {
                     queue.add(key);
                 }
@@ -155,6 +161,29 @@ fn has_ended(pod: &Pod) -> bool {
 }
 
 impl Syncer {
+    /// Holds, or lets go of, what an upper pod needs below.
+    fn needs_of(&self, pod: &Pod, synced: bool) {
+        // Pods of an earlier run, and those that another replica creates while we stand by, are never created anew by
+        // us, so what they need is held here.
+        if !synced || self.fence.check().is_err() {
+            self.hold_needs(pod);
+        }
+        // A pod that ran to completion needs nothing any more: a thousand finished Jobs must not have their tokens
+        // refreshed until somebody deletes them.
+        if has_ended(pod) {
+            self.needs.release(pod.metadata.uid.as_deref().unwrap_or_default());
+        }
+    }
+
+    /// Counts the room of a lower pod, and gives its owner mark if it is ours.
+    fn lower_there(&self, pod: &Pod, ledger: &CapacityLedger) -> Option<OwnerMark> {
+        let mark = self.mark_of(pod);
+        ledger.upsert_pod(PodFacts::of(pod, mark.as_ref().map(|mark| mark.uid.as_str())));
+        let mark = mark?;
+        self.note_placement(pod, &mark);
+        Some(mark)
+    }
+
     /// Holds what a pod needs below, if it may be running there.
     fn hold_needs(&self, pod: &Pod) {
         if let Some(key) = key_of(pod)

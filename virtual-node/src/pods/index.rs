@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
+    packed::Packed,
     plan::{Known, Step},
     reading::{
         Disruption, deletion_grace, disruption, key_of, only_what_travels, version_of, with_generation, without_spec,
     },
-    record::{Record, Upper, lower_of},
+    record::{Record, Upper, UpperStatus, lower_of},
 };
 use crate::{names::Key, owner::OwnerMark, translate};
 
@@ -30,9 +31,9 @@ pub struct View {
     /// UID of the upper pod that the lower pod's mark names.
     pub lower_owner: Option<String>,
     /// The whole upper pod, if it is still held.
-    pub upper_whole: Option<Arc<Pod>>,
+    pub upper_whole: Option<Packed<Pod>>,
     /// The upper pod's status as last known.
-    pub upper_status: Option<Box<PodStatus>>,
+    pub upper_status: Option<PodStatus>,
     /// The lower pod whose status is to be written, or the last that was seen of it.
     pub lower_pod: Option<Arc<Pod>>,
 }
@@ -57,21 +58,41 @@ struct State {
     records: HashMap<Key, Record>,
     /// Upper namespace of each lower one that was seen with pods of ours: hashed names cannot be mapped back.
     upper_namespaces: HashMap<String, String>,
-    upper_listing: u64,
-    lower_listing: u64,
+    upper_listing: Listing,
+    lower_listing: Listing,
+}
+
+/// The list under way, or the last one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Listing {
+    number: u64,
+    /// Up to this version the list says how things are; see [`tensile_chassis::watch::Event::Restarted`].
+    decides_until: u64,
+}
+
+impl Listing {
+    fn next(&mut self, decides_until: u64) {
+        *self = Self { number: self.number + 1, decides_until };
+    }
+
+    /// Whether an object that was known by one version, and is listed with this lower one, was put back: the API server's
+    /// store was restored from a backup. Otherwise the list is merely older than an answer that we had meanwhile.
+    fn undoes(self, known_version: u64) -> bool {
+        known_version <= self.decides_until
+    }
 }
 
 impl Index {
     /// A new list of upper pods begins.
-    pub fn upper_list_began(&self) {
-        self.state.lock().upper_listing += 1;
+    pub fn upper_list_began(&self, decides_until: u64) {
+        self.state.lock().upper_listing.next(decides_until);
     }
 
     /// The list of upper pods is complete: those that were not in it are unseen now, which proves nothing yet.
     /// Answers all keys, for after a gap in what was seen each is worth a look.
     pub fn upper_list_done(&self) -> Vec<Key> {
         let mut state = self.state.lock();
-        let listing = state.upper_listing;
+        let listing = state.upper_listing.number;
         for record in state.records.values_mut() {
             if let Known::Present(upper) = &record.upper
                 && upper.listing != listing
@@ -84,14 +105,14 @@ impl Index {
     }
 
     /// A new list of lower pods begins.
-    pub fn lower_list_began(&self) {
-        self.state.lock().lower_listing += 1;
+    pub fn lower_list_began(&self, decides_until: u64) {
+        self.state.lock().lower_listing.next(decides_until);
     }
 
     /// The list of lower pods is complete; see [`Self::upper_list_done`].
     pub fn lower_list_done(&self) -> Vec<Key> {
         let mut state = self.state.lock();
-        let listing = state.lower_listing;
+        let listing = state.lower_listing.number;
         for record in state.records.values_mut() {
             if matches!(&record.lower, Known::Present(lower) if lower.listing != listing) {
                 record.lower = Known::Unseen;
@@ -100,8 +121,17 @@ impl Index {
         state.records.keys().cloned().collect()
     }
 
-    /// An upper pod was listed, added or changed. `None` when it tells nothing new.
+    /// An upper pod was added or changed. `None` when it tells nothing new.
     pub fn upper_applied(&self, pod: Pod) -> Option<Applied> {
+        self.upper_told(pod, false)
+    }
+
+    /// An upper pod is in the list. `None` when it tells nothing new.
+    pub fn upper_listed(&self, pod: Pod) -> Option<Applied> {
+        self.upper_told(pod, true)
+    }
+
+    fn upper_told(&self, pod: Pod, by_list: bool) -> Option<Applied> {
         let key = key_of(&pod)?;
         let uid = pod.metadata.uid.clone()?;
         let version = version_of(pod.metadata.resource_version.as_deref());
@@ -113,13 +143,17 @@ impl Index {
         if let Known::Present(known) = &mut record.upper
             && known.uid == uid
         {
-            known.listing = listing;
+            known.listing = listing.number;
             // The same version again is looked at: it may be known only from the answer to a status write of ours, which
             // tells nothing of a deletion that came with it.
             if version < known.version {
-                return None;
+                if !(by_list && listing.undoes(known.version)) {
+                    return None;
+                }
+                // Its last delete was undone with the rest.
+                record.finished = None;
             }
-            before = known.status.take();
+            before = known.status.take().and_then(|status| status.packed);
         } else {
             if let Known::Present(known) = &record.upper {
                 replaced = Some(known.uid.clone());
@@ -131,26 +165,31 @@ impl Index {
             record.forced = Some(uid.clone());
         }
         let mut pod = pod;
-        let status = pod.status.take().map(Box::new);
+        let status = pod.status.take();
+        let kept = status.as_ref().map(UpperStatus::of);
         // Somebody else wrote the status: what the lower pod says must be compared with it anew.
         if before.is_some()
-            && before != status
+            && before != kept.as_ref().and_then(|status| status.packed.clone())
             && let Known::Present(lower) = &mut record.lower
         {
             lower.reread = lower.unwritten.is_none();
         }
-        pod.status = status.as_deref().map(only_what_travels);
+        pod.status = status.as_ref().map(only_what_travels);
         let carried = with_generation(translate::carried_digest(&pod), pod.metadata.generation);
         record.upper = Known::Present(Upper {
             uid,
             version,
-            listing,
+            listing: listing.number,
             deleting: deletion_grace(&pod),
             carried,
-            status,
-            whole: Some(Arc::new(pod)),
+            status: kept,
+            whole: None,
         });
-        record.trim();
+        if !record.carries_all()
+            && let Some(upper) = record.upper_present()
+        {
+            upper.whole = Packed::of(&pod);
+        }
         Some(Applied { key, replaced })
     }
 
@@ -180,8 +219,17 @@ impl Index {
         }
     }
 
-    /// A lower pod of ours was listed, added or changed.
+    /// A lower pod of ours was added or changed.
     pub fn lower_applied(&self, pod: Pod, mark: OwnerMark) -> Option<Key> {
+        self.lower_told(pod, mark, false)
+    }
+
+    /// A lower pod of ours is in the list.
+    pub fn lower_listed(&self, pod: Pod, mark: OwnerMark) -> Option<Key> {
+        self.lower_told(pod, mark, true)
+    }
+
+    fn lower_told(&self, pod: Pod, mark: OwnerMark, by_list: bool) -> Option<Key> {
         let uid = pod.metadata.uid.clone()?;
         let version = version_of(pod.metadata.resource_version.as_deref());
         let mut state = self.state.lock();
@@ -195,15 +243,16 @@ impl Index {
         if let Known::Present(known) = &mut record.lower
             && known.uid == uid
         {
-            known.listing = listing;
-            if version <= known.version {
+            known.listing = listing.number;
+            let undone = by_list && version < known.version && listing.undoes(known.version);
+            if version <= known.version && !undone {
                 return None;
             }
         }
         record.last_lower = None;
         record.lost_to_disruption = false;
         record.announced = None;
-        record.lower = Known::Present(lower_of(pod, uid, mark.uid, version, listing));
+        record.lower = Known::Present(lower_of(pod, uid, mark.uid, version, listing.number));
         record.trim();
         Some(mark.key)
     }
@@ -256,7 +305,7 @@ impl Index {
         record.last_lower = None;
         record.lost_to_disruption = false;
         record.announced = None;
-        record.lower = Known::Present(lower_of(pod, uid, mark.uid, version, listing));
+        record.lower = Known::Present(lower_of(pod, uid, mark.uid, version, listing.number));
         record.trim();
     }
 
@@ -267,7 +316,7 @@ impl Index {
         let Some(upper) = state.records.get_mut(key).and_then(Record::upper_present) else { return };
         if upper.uid == uid && version > upper.version {
             upper.version = version;
-            upper.status = status.map(Box::new);
+            upper.status = status.as_ref().map(UpperStatus::of);
         }
     }
 
@@ -311,8 +360,8 @@ impl Index {
         }
         let (upper_uid, upper_whole, upper_status) = match &record.upper {
             Known::Present(upper) => {
-                let status = needs_status(step).then(|| upper.status.clone()).flatten();
-                (Some(upper.uid.clone()), upper.whole.clone(), status)
+                let status = upper.status.as_ref().filter(|_| needs_status(step));
+                (Some(upper.uid.clone()), upper.whole.clone(), status.and_then(|status| status.packed.clone()))
             }
             Known::ProvenAbsent | Known::Unseen => (None, None, None),
         };
@@ -321,6 +370,8 @@ impl Index {
             Known::ProvenAbsent | Known::Unseen => (None, None, None),
         };
         let lower_pod = unwritten.or_else(|| record.last_lower.clone());
+        drop(state);
+        let upper_status = upper_status.and_then(|status| status.unpack());
         Some(View { step, upper_uid, lower_uid, lower_owner, upper_whole, upper_status, lower_pod })
     }
 
@@ -342,6 +393,17 @@ impl Index {
         let owner = known.owner_uid.clone();
         let meant = lower_uid.is_none_or(|uid| uid == known.uid);
         (meant && record.upper_present()?.uid == owner).then_some((key, owner))
+    }
+
+    /// Key of the upper pod that a lower pod stands for, and what `read` makes of its UID and status.
+    pub fn upper_status_of<T>(&self, lower: &Key, read: impl FnOnce(&str, &PodStatus) -> T) -> Option<(Key, T)> {
+        let mut state = self.state.lock();
+        let key = Key::new(state.upper_namespaces.get(&lower.namespace)?.clone(), lower.name.clone());
+        let record = state.records.get_mut(&key)?;
+        let owner = record.lower_present()?.owner_uid.clone();
+        let upper = record.upper_present().filter(|upper| upper.uid == owner)?;
+        let read = read(&upper.uid, &upper.status.as_ref()?.packed.as_ref()?.unpack()?);
+        Some((key, read))
     }
 
     /// All pods that are known.

@@ -7,14 +7,17 @@
 //! ```
 
 mod down;
+mod environment;
 mod feed;
 pub mod index;
 mod lower_events;
+mod packed;
 pub mod plan;
 mod reading;
 mod record;
 pub mod refusal;
 mod requests;
+mod running;
 mod sync;
 mod up;
 
@@ -38,10 +41,11 @@ use crate::{
     context::{LowerClients, Settings, UpperClients},
     contract::Placements,
     events::Recorder,
-    kubelet::{Lookup, PodLookup},
+    kubelet::{Lookup, PodLookup, RunningPod},
     names::Key,
     needs::NeedsKeeper,
     node::Reach,
+    services::Services,
 };
 use index::Index;
 
@@ -67,6 +71,8 @@ pub struct PodsInput {
     pub lower: LowerClients,
     /// Keeps what pods need below.
     pub needs: NeedsKeeper,
+    /// The upper cluster's Services, for the environment of containers.
+    pub services: Services,
     /// Events.
     pub recorder: Recorder,
     /// The contract's placements.
@@ -94,6 +100,7 @@ impl Pods {
             upper: input.upper,
             lower: input.lower,
             needs: input.needs,
+            services: input.services,
             recorder: input.recorder,
             placements: input.placements,
             fence: input.fence,
@@ -196,5 +203,12 @@ impl PodLookup for IndexLookup {
             }
             (false, false) => Lookup::Unknown,
         }
+    }
+
+    fn running(&self, lower: &Key, upper_uid: Option<&str>) -> Option<RunningPod> {
+        let read = |uid: &str, status: &_| (uid.to_owned(), running::containers(status));
+        let (key, (uid, containers)) = self.syncer.index.upper_status_of(lower, read)?;
+        let meant = upper_uid.is_none_or(|meant| meant == uid) && !containers.is_empty();
+        meant.then_some(RunningPod { key, uid, containers })
     }
 }

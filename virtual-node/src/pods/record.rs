@@ -7,6 +7,7 @@ use tensile_proto::vocabulary::{annotation, finalizer};
 use tokio::time::Instant;
 
 use super::{
+    packed::Packed,
     plan::{self, Known, LowerFacts, Step, UpperFacts},
     reading::{Disruption, deletion_grace, disruption, is_reported_stuck, is_terminal, with_generation, without_spec},
 };
@@ -23,9 +24,29 @@ pub(super) struct Upper {
     pub deleting: Option<i64>,
     pub carried: String,
     /// The status as last read, or as answered to our last write.
-    pub status: Option<Box<PodStatus>>,
+    pub status: Option<UpperStatus>,
     /// The whole pod, until the lower cluster has all of it.
-    pub whole: Option<Arc<Pod>>,
+    pub whole: Option<Packed<Pod>>,
+}
+
+/// An upper pod's status, with what decides read from it.
+#[derive(Debug)]
+pub(super) struct UpperStatus {
+    pub terminal: bool,
+    pub started: bool,
+    pub reported_stuck: bool,
+    pub packed: Option<Packed<PodStatus>>,
+}
+
+impl UpperStatus {
+    pub fn of(status: &PodStatus) -> Self {
+        Self {
+            terminal: is_terminal(status),
+            started: status.start_time.is_some(),
+            reported_stuck: is_reported_stuck(status),
+            packed: Packed::of(status),
+        }
+    }
 }
 
 /// What is kept of a lower pod.
@@ -95,10 +116,10 @@ impl Record {
             Known::Present(upper) => Known::Present(UpperFacts {
                 uid: upper.uid.clone(),
                 deleting: upper.deleting,
-                terminal: upper.status.as_deref().is_some_and(is_terminal),
-                started: upper.status.as_deref().is_some_and(|status| status.start_time.is_some()),
+                terminal: upper.status.as_ref().is_some_and(|status| status.terminal),
+                started: upper.status.as_ref().is_some_and(|status| status.started),
                 carried: upper.carried.clone(),
-                reported_stuck: upper.status.as_deref().is_some_and(is_reported_stuck),
+                reported_stuck: upper.status.as_ref().is_some_and(|status| status.reported_stuck),
                 finished: self.finished.as_ref() == Some(&upper.uid),
             }),
             Known::ProvenAbsent => Known::ProvenAbsent,
@@ -140,11 +161,16 @@ impl Record {
         }
     }
 
+    /// Whether the lower pod carries all of the upper one that may travel.
+    pub fn carries_all(&self) -> bool {
+        matches!((&self.upper, &self.lower), (Known::Present(upper), Known::Present(lower))
+            if lower.owner_uid == upper.uid && lower.carried == upper.carried)
+    }
+
     /// Lets go of the whole upper pod once the lower cluster has all that may travel.
     pub fn trim(&mut self) {
-        if let (Known::Present(upper), Known::Present(lower)) = (&mut self.upper, &self.lower)
-            && lower.owner_uid == upper.uid
-            && lower.carried == upper.carried
+        if self.carries_all()
+            && let Some(upper) = self.upper_present()
         {
             upper.whole = None;
         }

@@ -10,7 +10,7 @@ use tensile_chassis::{lease::Fence, queue::Outcome};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{
-    index::{Index, View},
+    index::{Applied, Index, View},
     plan::Step,
     requests,
 };
@@ -21,6 +21,7 @@ use crate::{
     names::Key,
     needs::NeedsKeeper,
     owner::OwnerMark,
+    services::Services,
 };
 
 /// Steps performed for one pod before others get their turn. A pod's whole life is shorter; more means that a step does
@@ -51,6 +52,7 @@ pub struct Syncer {
     pub(super) upper: UpperClients,
     pub(super) lower: LowerClients,
     pub(super) needs: NeedsKeeper,
+    pub(super) services: Services,
     pub(super) recorder: Recorder,
     pub(super) placements: Placements,
     pub(super) fence: Fence,
@@ -69,11 +71,19 @@ impl Syncer {
 
     /// Takes news of an upper pod into the index. Answers its key when there is something to look at.
     pub fn upper_applied(&self, pod: Pod) -> Option<Key> {
-        let applied = self.index.upper_applied(pod)?;
+        self.index.upper_applied(pod).map(|applied| self.replaced(applied))
+    }
+
+    /// Takes an upper pod of a list into the index. Answers its key when there is something to look at.
+    pub fn upper_listed(&self, pod: Pod) -> Option<Key> {
+        self.index.upper_listed(pod).map(|applied| self.replaced(applied))
+    }
+
+    fn replaced(&self, applied: Applied) -> Key {
         if let Some(uid) = applied.replaced {
             self.release(&uid);
         }
-        Some(applied.key)
+        applied.key
     }
 
     /// An upper pod is proven gone.

@@ -26,7 +26,7 @@ impl Syncer {
             // Only the fact is known that it must be compared again, not the status itself.
             return self.prove_lower(key).await;
         };
-        let Some(status) = translate::status_up(view.upper_status.as_deref(), &lower, &self.translation()) else {
+        let Some(status) = translate::status_up(view.upper_status.as_ref(), &lower, &self.translation()) else {
             self.index.lower_status_written(key, &lower);
             return Progress::Again;
         };
@@ -69,11 +69,11 @@ impl Syncer {
     /// Writes a final status, unless the pod has one.
     async fn write_terminal(&self, key: &Key, view: &View, cause: Option<&Cause>) -> Result<(), Progress> {
         let Some(upper_uid) = view.upper_uid.as_deref() else { return Ok(()) };
-        if view.upper_status.as_deref().is_some_and(is_terminal) {
+        if view.upper_status.as_ref().is_some_and(is_terminal) {
             return Ok(());
         }
-        let mut upper = Pod::clone(&*self.whole_upper(key, view).await?);
-        upper.status = view.upper_status.as_deref().cloned();
+        let mut upper = self.whole_upper(key, view).await?;
+        upper.status.clone_from(&view.upper_status);
         let now = Time(Timestamp::now());
         let lower = view.lower_pod.as_deref();
         let Some(status) = translate::terminal_status(&upper, lower, cause, &now, &self.translation()) else {
