@@ -252,7 +252,7 @@ impl Bench<'_> {
     }
 }
 
-fn deployment(subject: Subject, pods: usize, token: bool) -> String {
+pub(super) fn deployment(subject: Subject, pods: usize, token: bool) -> String {
     let placement = match subject {
         Subject::Ours => "tolerations: [{key: virtual-kubelet.io/provider, operator: Exists}]",
         Subject::Vanilla => "tolerations: []",

@@ -1,32 +1,23 @@
 //! One pod at a time, on clusters at rest: what a virtual node adds to the time until a pod is Ready, and how soon a
 //! change of the lower pod's status is seen above.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use futures::TryStreamExt;
+use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams},
-    core::WatchEvent,
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::observe::quantile;
-use super::offload::{NAMESPACE, Subject, control_plane};
+use super::{
+    observe::quantile,
+    offload::{NAMESPACE, Subject, control_plane},
+    sightings::{Sightings, is_ready, millis, restarts},
+};
 use crate::{Cluster, KwokNodes, VirtualNode};
-
-/// One pod takes a fraction of a second.
-const POD_DEADLINE: Duration = Duration::from_mins(1);
-
-/// Events that may wait to be looked at: a pod makes less than ten.
-const EVENTS_MAX: usize = 1_000;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,7 +37,7 @@ pub struct RestArgs {
 
 /// Milliseconds that something took, over all pods.
 #[derive(Debug, Serialize)]
-struct Figure {
+pub(super) struct Figure {
     case: &'static str,
     what: String,
     count: usize,
@@ -57,10 +48,11 @@ struct Figure {
 }
 
 impl Figure {
-    fn new(what: &str, mut values: Vec<f64>) -> Self {
+    /// Of these values.
+    pub(super) fn new(case: &'static str, what: &str, mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         Self {
-            case: "rest",
+            case,
             what: what.to_owned(),
             count: values.len(),
             min_ms: values.first().copied().unwrap_or_default(),
@@ -68,6 +60,21 @@ impl Figure {
             p99_ms: quantile(&values, 99),
             max_ms: values.last().copied().unwrap_or_default(),
         }
+    }
+
+    /// Prints a table.
+    pub(super) fn print(figures: &[Self]) {
+        println!("\n| ms | count | min | p50 | p99 | max |\n|---|---|---|---|---|---|");
+        for Self { what, count, min_ms, p50_ms, p99_ms, max_ms, .. } in figures {
+            println!("| {what} | {count} | {min_ms:.1} | {p50_ms:.1} | {p99_ms:.1} | {max_ms:.1} |");
+        }
+    }
+
+    /// Writes them to a file, if there is one, a JSON object for each.
+    pub(super) fn write(figures: &[Self], file: Option<&Path>) -> Result<()> {
+        let Some(path) = file else { return Ok(()) };
+        let lines: Result<Vec<String>, _> = figures.iter().map(serde_json::to_string).collect();
+        std::fs::write(path, lines?.join("\n") + "\n").with_context(|| format!("writing {}", path.display()))
     }
 }
 
@@ -89,10 +96,7 @@ pub async fn rest(args: &RestArgs) -> Result<()> {
     let (cpu, memory) = (node.cpu_seconds()?, node.rss_peak_mib()?);
     print(&figures);
     println!("\nthe virtual-node used {cpu:.2} CPU s in all, and {memory:.0} MiB at most");
-    if let Some(path) = &args.json {
-        let lines: Result<Vec<String>, _> = figures.iter().map(serde_json::to_string).collect();
-        std::fs::write(path, lines?.join("\n") + "\n").with_context(|| format!("writing {}", path.display()))?;
-    }
+    Figure::write(&figures, args.json.as_deref())?;
     drop(node);
     tokio::join!(upper.stop(), lower.stop());
     Ok(())
@@ -125,17 +129,14 @@ async fn measure(args: &RestArgs, upper: &Cluster, lower: &Cluster) -> Result<Ve
         }
     }
     Ok(vec![
-        Figure::new("created -> Ready, vanilla", vanilla),
-        Figure::new("created -> Ready, ours", ours),
-        Figure::new("status change below -> seen above", told),
+        Figure::new("rest", "created -> Ready, vanilla", vanilla),
+        Figure::new("rest", "created -> Ready, ours", ours),
+        Figure::new("rest", "status change below -> seen above", told),
     ])
 }
 
 fn print(figures: &[Figure]) {
-    println!("\n| ms | pods | min | p50 | p99 | max |\n|---|---|---|---|---|---|");
-    for Figure { what, count, min_ms, p50_ms, p99_ms, max_ms, .. } in figures {
-        println!("| {what} | {count} | {min_ms:.1} | {p50_ms:.1} | {p99_ms:.1} | {max_ms:.1} |");
-    }
+    Figure::print(figures);
     let [vanilla, ours, ..] = figures else { return };
     println!(
         "\noverhead of created -> Ready: p50 {:.1} ms, p99 {:.1} ms",
@@ -148,10 +149,7 @@ fn print(figures: &[Figure]) {
 /// cluster sees it to when one of the upper cluster does.
 async fn told_after(lower: &Client, name: &str, below: &mut Sightings, above: &mut Sightings) -> Result<f64> {
     let pods: Api<Pod> = Api::namespaced(lower.clone(), NAMESPACE);
-    let restarted = |pod: &Pod| {
-        let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-        statuses.map(|status| status.restart_count).sum::<i32>() == 1
-    };
+    let restarted = |pod: &Pod| restarts(pod) == 1;
     let patch = json!({"status": {"containerStatuses": [{"name": "main", "restartCount": 1}]}});
     pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
@@ -184,95 +182,4 @@ async fn remove(client: Client, name: &str) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
     pods.delete(name, &DeleteParams::default()).await.context("deleting a pod")?;
     Ok(())
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
-}
-
-/// What a watcher of one cluster's pods sees, with the moment at which it did.
-struct Sightings {
-    events: mpsc::Receiver<(Instant, WatchEvent<Pod>)>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Sightings {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Sightings {
-    /// Watches from now on.
-    async fn start(client: Client) -> Result<Self> {
-        let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
-        let list = pods.list_metadata(&ListParams::default().limit(1)).await.context("listing pods")?;
-        let mut version = list.metadata.resource_version.unwrap_or_default();
-        let (send, events) = mpsc::channel(EVENTS_MAX);
-        let task = tokio::spawn(async move {
-            let ended = async {
-                loop {
-                    // The server ends each watch after some minutes; the next one goes on where it was.
-                    let mut watch = std::pin::pin!(pods.watch(&WatchParams::default(), &version).await?);
-                    while let Some(event) = watch.try_next().await? {
-                        if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) | WatchEvent::Deleted(pod) = &event {
-                            version = pod.resource_version().unwrap_or_default();
-                        }
-                        send.send((Instant::now(), event)).await?;
-                    }
-                }
-            };
-            let ended: Result<()> = ended.await;
-            if let Err(error) = ended {
-                eprintln!("a watch of the bench ended: {error:#}");
-            }
-        });
-        Ok(Self { events, task })
-    }
-
-    /// Milliseconds from when the pod appeared to when it was Ready.
-    async fn ready_after(&mut self, name: &str) -> Result<f64> {
-        let created = self.until(name, "there", |_| true).await?;
-        let ready = self.until(name, "Ready", is_ready).await?;
-        Ok(millis(ready - created))
-    }
-
-    /// The moment at which the pod first was as wanted, among events not looked at before.
-    async fn until(&mut self, name: &str, what: &str, wanted: impl Fn(&Pod) -> bool) -> Result<Instant> {
-        let found = |event: &WatchEvent<Pod>| match event {
-            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => pod.name_any() == name && wanted(pod),
-            _ => false,
-        };
-        self.until_event(name, what, found).await
-    }
-
-    async fn until_gone(&mut self, name: &str) -> Result<()> {
-        let gone = |event: &WatchEvent<Pod>| matches!(event, WatchEvent::Deleted(pod) if pod.name_any() == name);
-        self.until_event(name, "gone", gone).await.map(drop)
-    }
-
-    async fn until_event(
-        &mut self,
-        name: &str,
-        what: &str,
-        found: impl Fn(&WatchEvent<Pod>) -> bool,
-    ) -> Result<Instant> {
-        let look = async {
-            while let Some((at, event)) = self.events.recv().await {
-                if let WatchEvent::Error(error) = &event {
-                    bail!("the watch failed: {error}");
-                }
-                if found(&event) {
-                    return Ok(at);
-                }
-            }
-            bail!("the watch has ended")
-        };
-        let seen = tokio::time::timeout(POD_DEADLINE, look).await;
-        seen.with_context(|| format!("pod {name} was not seen to be {what} in {POD_DEADLINE:?}"))?
-    }
 }
