@@ -119,7 +119,7 @@ const LOCK: &str = ".lock";
 /// is linked in, and clients compare versions.
 fn linker_flags(tool: Tool, module: &Path) -> Result<String> {
     let mut flags = String::from("-s -w");
-    if tool.module() == "kubernetes" {
+    if tool.package().starts_with("k8s.io/kubernetes/") {
         let version = kubernetes_version(module)?;
         let mut parts = version.trim_start_matches('v').split('.');
         let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -145,6 +145,10 @@ fn key(module: &Path, linker_flags: &str) -> Result<String> {
     for file in ["go.mod", "go.sum"] {
         let path = module.join(file);
         hash.update(fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
+    }
+    // A main package of ours, where there is one.
+    if let Ok(main) = fs::read(module.join("main.go")) {
+        hash.update(main);
     }
     hash.update(linker_flags);
     hash.update(std::env::consts::ARCH);
