@@ -1,5 +1,5 @@
 # The commands of this project; `make` lists them.
-.PHONY: help setup test unit lint clusters playground playground-down bench
+.PHONY: help setup test unit lint clusters playground playground-down bench image
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -32,3 +32,6 @@ playground-down: ## Remove what a playground left
 bench: setup ## Measure; for instance: make bench ARGS="offload --pods 100,1000"
 	@cargo build --quiet --release --locked -p tensile-virtual-node --bin virtual-node
 	@cargo run --quiet --release --locked -p tensile-e2e --bin bench -- $(ARGS)
+
+image: setup ## Build the virtual-node's container image; for instance: make image NAME=REGISTRY/virtual-node:0.1.0
+	@scripts/image $(NAME)

@@ -11,7 +11,11 @@ use axum::{
     routing::get,
 };
 use clap::Args;
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use parking_lot::RwLock;
+use prometheus_client::{
+    encoding::text::{encode_eof, encode_registry},
+    registry::Registry,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +26,7 @@ mod process;
 pub use process::ProcessMetrics;
 
 /// What Prometheus expects of OpenMetrics text.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The admin flags of a service; flatten it into the service's own arguments.
 #[derive(Args, Clone, Debug)]
@@ -56,37 +60,67 @@ impl AdminArgs {
     }
 }
 
+/// What `/metrics` shows. Probes are served before most parts of a process exist, so a part that comes up later adds its
+/// metrics later. Cheap to clone; clones are the same.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    registries: Arc<RwLock<Vec<Registry>>>,
+}
+
+impl Metrics {
+    /// Nothing to show yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Shows a further registry. A family belongs into one registry only.
+    pub fn add(&self, registry: Registry) {
+        self.registries.write().push(registry);
+    }
+
+    /// All of them in the OpenMetrics text format.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        for registry in self.registries.read().iter() {
+            encode_registry(&mut text, registry)?;
+        }
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
 #[derive(Clone)]
 struct Shared {
-    registry: Arc<Registry>,
+    metrics: Metrics,
     readiness: Readiness,
 }
 
-/// Serves probes and metrics until `shutdown` is cancelled.
+/// Serves probes and metrics until `shutdown` is cancelled. Start it first: a process that waits (for a cluster, for an
+/// approval) must be seen to live, and must say what it waits for.
 ///
-/// Register [`ProcessMetrics`] in the registry for CPU, memory and start time.
+/// Register [`ProcessMetrics`] in a registry for CPU, memory and start time.
 pub async fn serve(
     listener: TcpListener,
-    registry: Arc<Registry>,
+    metrics: Metrics,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> Result<(), AdminError> {
-    axum::serve(listener, router(registry, readiness))
+    axum::serve(listener, router(metrics, readiness))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .map_err(AdminError::Serve)
 }
 
 /// The routes of [`serve`], for a test or a service that drives them in-process.
-pub fn router(registry: Arc<Registry>, readiness: Readiness) -> Router {
+pub fn router(metrics: Metrics, readiness: Readiness) -> Router {
     Router::new()
         .route("/live", get(live))
         .route("/livez", get(live))
         .route("/healthz", get(live))
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(Shared { registry, readiness })
+        .route("/metrics", get(show))
+        .with_state(Shared { metrics, readiness })
 }
 
 /// Alive means: the runtime still runs tasks. Anything more would restart a process that waits for an API server.
@@ -101,10 +135,9 @@ async fn ready(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, &shared.registry) {
-        Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+async fn show(State(shared): State<Shared>) -> Response {
+    match shared.metrics.text() {
+        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be encoded: {error}\n")).into_response()
         }
@@ -115,6 +148,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use http_body_util::BodyExt;
+    use prometheus_client::metrics::counter::Counter;
     use tower::ServiceExt;
 
     use super::*;
@@ -131,7 +165,7 @@ mod tests {
     async fn ready_names_the_closed_gates_and_live_does_not_depend_on_them() {
         let readiness = Readiness::new();
         let gate = readiness.gate("upper-pods");
-        let router = router(Arc::new(Registry::default()), readiness);
+        let router = router(Metrics::new(), readiness);
         assert_eq!(
             ask(router.clone(), "/ready").await,
             (StatusCode::SERVICE_UNAVAILABLE, "not ready\nupper-pods: has not started\n".into())
@@ -145,8 +179,15 @@ mod tests {
     async fn metrics_show_the_process() {
         let mut registry = Registry::default();
         ProcessMetrics::register(&mut registry);
-        let (status, text) = ask(router(Arc::new(registry), Readiness::new()), "/metrics").await;
+        let metrics = Metrics::new();
+        metrics.add(registry);
+        let router = router(metrics.clone(), Readiness::new());
+        let mut later = Registry::default();
+        later.register("later", "Of a part that came up later", Counter::<u64>::default());
+        metrics.add(later);
+        let (status, text) = ask(router, "/metrics").await;
         assert_eq!(status, StatusCode::OK);
+        assert!(text.contains("later_total 0") && text.matches("# EOF").count() == 1, "{text}");
         for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"] {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| unreachable!("{text}"));
             let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
@@ -166,7 +207,7 @@ mod tests {
     async fn the_server_stops_when_asked() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, Arc::default(), Readiness::new(), stop.clone()));
+        let served = tokio::spawn(serve(listener, Metrics::new(), Readiness::new(), stop.clone()));
         stop.cancel();
         served.await.unwrap().unwrap();
     }

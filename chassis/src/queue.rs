@@ -136,7 +136,7 @@ where
 
     /// Works on keys, at most `concurrency` at once, until `shutdown` is cancelled; then finishes what it has begun.
     ///
-    /// What is still queued stays queued. Call it once for a queue. A panic of `work` is passed on.
+    /// What is still queued stays queued, for the next call; it must not run twice at once. A panic of `work` is passed on.
     pub async fn run<F, Fut>(&self, concurrency: usize, shutdown: CancellationToken, work: F)
     where
         F: Fn(K) -> Fut + Send + Sync + 'static,

@@ -17,9 +17,11 @@
 pub mod bench;
 pub mod claim;
 pub mod eventually;
+pub mod image;
 pub mod kept;
 pub mod playground;
 pub mod process;
+pub mod rights;
 pub mod run;
 pub mod site;
 pub mod testbed;
@@ -29,7 +31,10 @@ pub mod virtual_node;
 pub use eventually::{Seen, eventually};
 pub use process::Supervised;
 pub use site::Site;
-pub use testbed::{AuditEntry, Cluster, ClusterBuilder, ImageArchive, KwokNodes, RealNodes, SHELL_IMAGE};
+pub use testbed::{
+    AuditEntry, Cluster, ClusterBuilder, ClusterDns, EtcdSnapshot, ImageArchive, KwokNodes, MetricsServer, RealNodes,
+    SHELL_IMAGE,
+};
 pub use tools::{Tool, Tools};
 pub use virtual_node::{VirtualNode, VirtualNodeBuilder};
 

@@ -178,14 +178,29 @@ impl Supervised {
 
     /// The largest resident size that the process had, in MiB. An error once the process is gone.
     pub fn rss_peak_mib(&self) -> Result<f64> {
+        self.status_mib("VmHWM")
+    }
+
+    /// The resident size of the process now, in MiB. An error once the process is gone.
+    pub fn rss_mib(&self) -> Result<f64> {
+        self.status_mib("VmRSS")
+    }
+
+    /// How many file descriptors the process has open. An error once the process is gone.
+    pub fn open_files(&self) -> Result<usize> {
+        let path = format!("/proc/{}/fd", self.pid());
+        Ok(fs::read_dir(&path).with_context(|| format!("reading {path} of {}", self.name))?.count())
+    }
+
+    fn status_mib(&self, field: &str) -> Result<f64> {
         let status = self.proc_file("status")?;
         let kib: f64 = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
             .and_then(|rest| rest.split_ascii_whitespace().next())
-            .context("no VmHWM in /proc/PID/status")?
+            .with_context(|| format!("no {field} in /proc/PID/status"))?
             .parse()
-            .context("reading VmHWM in /proc/PID/status")?;
+            .with_context(|| format!("reading {field} in /proc/PID/status"))?;
         Ok(kib / 1024.0)
     }
 

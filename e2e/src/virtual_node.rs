@@ -1,7 +1,9 @@
 //! Runs our `virtual-node` binary between two clusters, installed as an administrator would.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -48,6 +50,8 @@ pub struct VirtualNodeBuilder {
     address: Option<IpAddr>,
     approve: bool,
     install: bool,
+    binary: &'static str,
+    env: Vec<(&'static str, OsString)>,
 }
 
 /// A running virtual-node; stopped when dropped.
@@ -77,6 +81,8 @@ impl VirtualNode {
             address: None,
             approve: true,
             install: true,
+            binary: "virtual-node",
+            env: Vec::new(),
         }
     }
 
@@ -85,9 +91,24 @@ impl VirtualNode {
         &self.name
     }
 
+    /// How the process ended, or nothing while it runs.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.process.lock().exited()
+    }
+
     /// Kills the process without warning, and waits until it is gone.
     pub fn kill9(&self) {
         self.process.lock().kill9();
+    }
+
+    /// Stops the process in its tracks (SIGSTOP), as a machine does that is suspended.
+    pub fn pause(&self) {
+        self.process.lock().pause();
+    }
+
+    /// Ends [`Self::pause`].
+    pub fn resume(&self) {
+        self.process.lock().resume();
     }
 
     /// Asks the process to end and waits until it has.
@@ -139,7 +160,18 @@ impl VirtualNode {
         self.process.lock().rss_peak_mib()
     }
 
-    async fn until_ready(&self) -> Result<()> {
+    /// Resident memory now.
+    pub fn rss_mib(&self) -> Result<f64> {
+        self.process.lock().rss_mib()
+    }
+
+    /// File descriptors open now.
+    pub fn open_files(&self) -> Result<usize> {
+        self.process.lock().open_files()
+    }
+
+    /// Waits until its Node is Ready, after [`VirtualNodeBuilder::start_without_waiting`].
+    pub async fn until_ready(&self) -> Result<()> {
         let nodes: Api<Node> = Api::all(self.upper.clone());
         eventually(&format!("virtual node {} is Ready", self.name), READY_DEADLINE, || async {
             // One lock for both: a second one inside the condition would wait for the first for ever.
@@ -160,6 +192,11 @@ impl VirtualNode {
             Ok(Seen::NotYet(format!("{ready:?}; its last words:\n{}", self.process.lock().log_tail(8))))
         })
         .await
+    }
+
+    /// What the admin port answers to a path, whatever its status.
+    pub async fn get(&self, path: &str) -> Result<String> {
+        http_get(self.admin.port(), path).await
     }
 
     async fn probe(&self) -> Result<String> {
@@ -201,6 +238,20 @@ impl VirtualNodeBuilder {
         self
     }
 
+    /// Another binary than `virtual-node`, built beside it.
+    #[must_use]
+    pub fn binary(mut self, name: &'static str) -> Self {
+        self.binary = name;
+        self
+    }
+
+    /// Adds to the process's environment.
+    #[must_use]
+    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
     /// The rights are granted already; see [`rights`].
     #[must_use]
     pub fn installed(mut self) -> Self {
@@ -233,6 +284,11 @@ impl VirtualNodeBuilder {
         Ok((status.code(), node.logs()))
     }
 
+    /// Installs the rights and starts the process; whatever comes of it is left to the test.
+    pub async fn start_without_waiting(self) -> Result<VirtualNode> {
+        self.launch().await
+    }
+
     async fn launch(&self) -> Result<VirtualNode> {
         let Self { upper, lower, name, args, .. } = self;
         let rights = rights(name);
@@ -247,7 +303,7 @@ impl VirtualNodeBuilder {
         }
         let address = self.address.map_or_else(|| upper.address_of_this_machine(), Ok)?;
         let (kubelet, grpc, admin) = (PortClaim::new()?, PortClaim::new()?, PortClaim::new()?);
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(binary(self.binary)?);
         command
             .args(["--node-name", name, "--cluster-name", name])
             .arg("--upper-kubeconfig")
@@ -259,7 +315,8 @@ impl VirtualNodeBuilder {
             .arg(format!("--grpc-address={address}:{}", grpc.port()))
             .arg(format!("--admin-address=127.0.0.1:{}", admin.port()))
             .args(args)
-            .env("TENSILE_LOG", env::var("TENSILE_LOG").unwrap_or_else(|_| "info,tensile_virtual_node=debug".into()));
+            .env("TENSILE_LOG", env::var("TENSILE_LOG").unwrap_or_else(|_| "info,tensile_virtual_node=debug".into()))
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         let process = Supervised::spawn(name, &command, &dir)?;
         Ok(VirtualNode {
             name: name.clone(),
@@ -307,23 +364,29 @@ async fn approve_when_asked(upper: &Site, node_name: &str) -> Result<()> {
     }
 }
 
-/// The binary to run: the one named by the environment, or the one built beside this program.
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = env::var_os(BINARY_VARIABLE) {
+/// The binary to run: the one built beside this program, or for `virtual-node` the one named by the environment.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(BINARY_VARIABLE)
+        && name == "virtual-node"
+    {
         return Ok(path.into());
     }
     let me = env::current_exe().context("finding this program")?;
-    let found = me.ancestors().skip(1).take(2).map(|dir| dir.join("virtual-node")).find(|path| Path::is_file(path));
+    let found = me.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| Path::is_file(path));
     found.with_context(|| {
-        format!(
-            "no virtual-node beside {}: build it with `cargo build -p tensile-virtual-node`, or name one in {BINARY_VARIABLE}",
-            me.display()
-        )
+        let me = me.display();
+        if name == "virtual-node" {
+            format!(
+                "no {name} beside {me}: build it with `cargo build -p tensile-virtual-node`, or name one in {BINARY_VARIABLE}"
+            )
+        } else {
+            format!("no {name} beside {me}: build it as scripts/test does")
+        }
     })
 }
 
 /// A GET without a client library: the answer's body, whatever its status.
-async fn http_get(port: u16, path: &str) -> Result<String> {
+pub(crate) async fn http_get(port: u16, path: &str) -> Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let get = async {
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;

@@ -6,12 +6,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Node, Pod, Secret},
+    core::v1::{ConfigMap, Node, Pod, Secret, Service},
+    discovery::v1::EndpointSlice,
     rbac::v1::{ClusterRole, PolicyRule, Role},
 };
 use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams},
+    Api, Client, Config,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
 use tensile_e2e::{Cluster, KwokNodes, Seen, VirtualNode, eventually};
@@ -47,6 +49,7 @@ async fn our_accounts_are_forbidden_nothing_and_granted_nothing_that_they_do_not
     let node = VirtualNode::builder(&upper, &lower).name("vn-rights").start().await.unwrap();
 
     live(&upper, &lower).await;
+    scrape(&upper).await;
     node.kill9();
     node.restart().await.unwrap();
     outage(&upper, &lower).await;
@@ -96,6 +99,11 @@ kind: ServiceAccount
 metadata: {name: app, namespace: life}
 ---
 apiVersion: v1
+kind: Service
+metadata: {name: app, namespace: life}
+spec: {selector: {app: app}, ports: [{port: 80}]}
+---
+apiVersion: v1
 kind: Pod
 metadata: {name: app, namespace: life, labels: {app: app}}
 spec:
@@ -136,6 +144,10 @@ spec:
     let settings: Api<ConfigMap> = Api::namespaced(upper.client(), "life");
     settings.patch("settings", &PatchParams::default(), &blue).await.unwrap();
     let word = Patch::Merge(json!({"stringData": {"word": "open"}}));
+    let services: Api<Service> = Api::namespaced(upper.client(), "life");
+    let labelled =
+        Patch::Merge(json!({"metadata": {"labels": {"edited": "yes"}}, "spec": {"sessionAffinity": "ClientIP"}}));
+    services.patch("app", &PatchParams::default(), &labelled).await.unwrap();
     let password: Api<Secret> = Api::namespaced(upper.client(), "life");
     password.patch("password", &PatchParams::default(), &word).await.unwrap();
     // KWOK has no containers to answer for; that the request is made is what counts here.
@@ -146,7 +158,12 @@ spec:
 
     let below: Api<Pod> = Api::namespaced(lower.client(), "life");
     let settings: Api<ConfigMap> = Api::namespaced(lower.client(), "life");
+    let services_below: Api<Service> = Api::namespaced(lower.client(), "life");
+    let slices_below: Api<EndpointSlice> = Api::namespaced(lower.client(), "life");
     eventually("all changes have reached the lower cluster", SOON, || async {
+        let service = services_below.get("app").await?.spec.and_then(|spec| spec.session_affinity);
+        let slices = slices_below.list(&ListParams::default()).await?.items;
+        let mut endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
         let pod = serde_json::to_value(below.get("app").await?)?;
         let colour = settings.get("settings").await?.data.and_then(|d| d.get("colour").cloned());
         let gates = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -156,11 +173,29 @@ spec:
             pod["spec"]["ephemeralContainers"].as_array().is_some_and(|all| all.len() == 1),
             gates.iter().any(|c: &Value| c["type"] == "example.test/gate" && c["status"] == "True"),
             colour.as_deref() == Some("blue"),
+            service.as_deref() == Some("ClientIP"),
+            endpoints.any(|endpoint| endpoint.conditions.as_ref().is_some_and(|c| c.ready == Some(true))),
         ];
-        Ok(Seen::when(seen.iter().all(|s| *s), ("label, size, ephemeral container, gate, ConfigMap", seen)))
+        let what = "label, size, ephemeral container, gate, ConfigMap, Service, endpoint";
+        Ok(Seen::when(seen.iter().all(|s| *s), (what, seen)))
     })
     .await
     .unwrap();
+}
+
+/// Somebody asks for CPU and memory. There is no metrics-server below; that it is asked is what counts here.
+async fn scrape(upper: &Cluster) {
+    let nodes: Api<Node> = Api::all(upper.client());
+    let status = nodes.get("vn-rights").await.unwrap().status.unwrap();
+    let port = status.daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port;
+    let kubeconfig = upper.user_kubeconfig("scraper", &["system:masters"]).unwrap();
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    config.cluster_url = format!("https://{}:{port}", upper.host_address()).parse().unwrap();
+    config.accept_invalid_certs = true;
+    let request = http::Request::get("/metrics/resource").body(Vec::new()).unwrap();
+    let scraped = Client::try_from(config).unwrap().request_text(request).await.unwrap();
+    assert!(scraped.contains("install metrics-server there"), "{scraped}");
 }
 
 /// Has the lower pod's status name its containers' resources, as a kubelet's does and KWOK's does not: an API server
@@ -202,8 +237,16 @@ async fn outage(upper: &Cluster, lower: &Cluster) {
     eventually("the Node is as before the outage", SOON, tainted(false)).await.unwrap();
 }
 
-/// The pod goes, and with it what was copied for it.
+/// The Service goes, then the pod, and with it what was copied for it.
 async fn die(upper: &Cluster, lower: &Cluster) {
+    let services: Api<Service> = Api::namespaced(upper.client(), "life");
+    services.delete("app", &DeleteParams::default()).await.unwrap();
+    let below: Api<Service> = Api::namespaced(lower.client(), "life");
+    eventually("the Service is gone below", SOON, || async {
+        Ok(Seen::when(below.get_opt("app").await?.is_none(), "it is there"))
+    })
+    .await
+    .unwrap();
     let pods: Api<Pod> = Api::namespaced(upper.client(), "life");
     pods.delete("app", &DeleteParams::default()).await.unwrap();
     let settings: Api<ConfigMap> = Api::namespaced(lower.client(), "life");
@@ -211,9 +254,9 @@ async fn die(upper: &Cluster, lower: &Cluster) {
     let below: Api<Pod> = Api::namespaced(lower.client(), "life");
     eventually("pod, ConfigMap and Secrets are gone below", AFTER_GRACE, || async {
         let mut left = Vec::new();
-        left.extend(below.list(&kube::api::ListParams::default()).await?.items.into_iter().map(|p| p.metadata.name));
+        left.extend(below.list(&ListParams::default()).await?.items.into_iter().map(|p| p.metadata.name));
         left.extend(settings.get_opt("settings").await?.map(|c| c.metadata.name));
-        left.extend(secrets.list(&kube::api::ListParams::default()).await?.items.into_iter().map(|s| s.metadata.name));
+        left.extend(secrets.list(&ListParams::default()).await?.items.into_iter().map(|s| s.metadata.name));
         Ok(Seen::when(left.is_empty() && pods.get_opt("app").await?.is_none(), left))
     })
     .await

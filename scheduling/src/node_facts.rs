@@ -57,6 +57,10 @@ pub(crate) struct NodeFacts {
     pub own_labels: BTreeMap<String, String>,
     /// Whether it takes pods: Ready and not `unschedulable`.
     pub takes_pods: bool,
+    /// Whether its condition Ready says True.
+    pub ready: bool,
+    /// `spec.unschedulable`.
+    pub unschedulable: bool,
     pub capacity: Resources,
     pub allocatable: Resources,
     pub os: Option<Name>,
@@ -90,6 +94,8 @@ impl NodeFacts {
             class: Arc::new(Class::of(node, shared_labels, &allocatable)),
             own_labels,
             takes_pods: ready && !unschedulable,
+            ready,
+            unschedulable,
             capacity: list(|status| status.capacity.as_ref())?.clamped(),
             allocatable: allocatable.clamped(),
             os: name(label(OS_LABELS).or(info.map(|info| info.operating_system.as_str()))),

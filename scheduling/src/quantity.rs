@@ -67,6 +67,11 @@ impl Amount {
         round(self.0, NANO)
     }
 
+    /// Nanos: all that a quantity holds.
+    pub fn nanos(self) -> i128 {
+        self.0
+    }
+
     /// Thousandths, rounded away from zero: apimachinery's `MilliValue()`.
     pub fn millis(self) -> i64 {
         round(self.0, NANO / 1_000)

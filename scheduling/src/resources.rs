@@ -23,7 +23,7 @@ pub const PODS: &str = "pods";
 pub const HUGEPAGES_PREFIX: &str = "hugepages-";
 
 /// The names that have a place of their own, in the order of [`Resources::fixed`].
-const FIXED: [&str; 4] = [CPU, MEMORY, EPHEMERAL_STORAGE, PODS];
+pub(crate) const FIXED: [&str; 4] = [CPU, MEMORY, EPHEMERAL_STORAGE, PODS];
 
 /// An amount of each resource. A name that is not there counts as zero. 40 bytes while there are no extended resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

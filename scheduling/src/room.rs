@@ -16,7 +16,7 @@ pub struct Room {
     /// What is there for pods of ours: on each counted node allocatable less the requests of pods that are not ours, not below
     /// zero. The upper scheduler subtracts our own pods itself.
     pub allocatable: Resources,
-    /// What our unfinished pods request, those on nodes that are not counted and those not yet bound included.
+    /// What our unfinished pods and holds request, those on nodes that are not counted and those not yet bound included.
     pub requested: Resources,
     /// The part of `requested` on nodes of the pool that are not counted (cordoned or not Ready), and of pods whose node is not
     /// in any list. The upper scheduler subtracts it from `allocatable`, though it takes nothing from there.
@@ -58,7 +58,7 @@ pub struct NodeClass {
     pub count: u32,
     /// What the smallest node allots to pods. Nodes of a class differ by less than 64 MiB of memory and of storage.
     pub allocatable: Resources,
-    /// What the unfinished pods on its nodes request together, ours and others.
+    /// What the unfinished pods and the holds on its nodes request together, ours and others.
     pub requested: Resources,
     /// The sum over the nodes of what is free, not below zero on any.
     pub free: Resources,
@@ -73,6 +73,8 @@ pub(crate) struct Taken {
     pub foreign: Resources,
     /// By ours.
     pub ours: Resources,
+    /// By holds: room for pods of ours that have no lower pod yet.
+    pub held: Resources,
 }
 
 impl Room {
@@ -82,6 +84,7 @@ impl Room {
         self.nodes_total += 1;
         self.pod_cidrs.extend(facts.pod_cidrs.iter().cloned());
         self.requested.add(&taken.ours);
+        self.requested.add(&taken.held);
         if facts.takes_pods {
             self.nodes_ready += 1;
             self.capacity.add(&facts.capacity);
@@ -143,13 +146,14 @@ impl NodeClass {
         self.allocatable.lower_to(&facts.allocatable);
         self.requested.add(&taken.foreign);
         self.requested.add(&taken.ours);
+        self.requested.add(&taken.held);
         self.free.add(&free);
         self.free_largest.raise_to(&free);
     }
 }
 
 fn free(facts: &NodeFacts, taken: &Taken) -> Resources {
-    left(&facts.allocatable, &[&taken.foreign, &taken.ours])
+    left(&facts.allocatable, &[&taken.foreign, &taken.ours, &taken.held])
 }
 
 /// `whole` less `parts`, not below zero. Only of what the node has: a pod's request for anything else makes no entry.

@@ -3,6 +3,9 @@
 //! Invariants: what pods take of a node is reckoned from that node's own pods, never carried on by adding and subtracting events,
 //! so it cannot drift (rule 5). Sums over nodes are made from those when they are asked for. Events may come in any order:
 //! a pod before its node, a delete of what was never seen, the same object twice.
+//!
+//! Beside the pods that are there stand *holds*: room for upper pods that have no lower pod yet (reserved, or bound and on their
+//! way down). A hold counts until the lower pod of its upper UID is seen, which takes its place, and again if that one goes.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -12,8 +15,10 @@ use std::{
 use k8s_openapi::api::core::v1::Node;
 
 use crate::{
+    demand::Demand,
     name::Name,
     node_facts::{Class, NodeFacts},
+    plugins::node_ports::HostPort,
     pod_facts::PodFacts,
     pool::Pool,
     resources::{ResourceError, Resources},
@@ -32,15 +37,40 @@ pub struct Snapshot {
     places: HashMap<Uid, Option<Name>>,
     /// Unfinished pods that are bound to no node.
     unbound: HashMap<Uid, PodEntry>,
+    /// The unfinished lower pod of each upper one.
+    twins: HashMap<Uid, Uid>,
+    /// Room held for upper pods, by their UID.
+    holds: HashMap<Uid, Hold>,
     classes: HashSet<Arc<Class>>,
     revision: u64,
+    /// What changed since somebody last asked; see [`Self::take_dirty`].
+    dirty: Dirty,
+}
+
+/// Room that is held for an upper pod.
+#[derive(Clone, Debug)]
+struct Hold {
+    demand: Arc<Demand>,
+    /// The node; `None` while nothing says which it will be.
+    node: Option<Name>,
+}
+
+/// What is to be looked at again by whoever keeps something reckoned from the snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    /// Nodes that came, went or changed, or whose pods did.
+    pub nodes: HashSet<Name>,
+    /// Waiting pods (by lower UID) and holds without a node (by upper UID) that came, went or changed.
+    pub waiting: HashSet<Uid>,
 }
 
 /// A node, or the place of one that pods name and no list has yet.
 #[derive(Debug, Default)]
 struct NodeEntry {
-    facts: Option<NodeFacts>,
+    facts: Option<Arc<NodeFacts>>,
     pods: Vec<(Uid, PodEntry)>,
+    /// Upper UIDs and demands of the holds that count here.
+    holds: Vec<(Uid, Arc<Demand>)>,
     taken: Taken,
 }
 
@@ -48,7 +78,11 @@ struct NodeEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PodEntry {
     requests: Resources,
-    ours: bool,
+    /// UID of the upper pod, when it is ours.
+    owner: Option<Uid>,
+    #[allow(clippy::box_collection)] // nearly no pod has any, and this costs the others one pointer in place of three
+    ports: Option<Box<Vec<HostPort>>>,
+    waiting: Option<Arc<Demand>>,
 }
 
 impl Snapshot {
@@ -68,7 +102,7 @@ impl Snapshot {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let mut facts = NodeFacts::of(node).inspect_err(|_| self.remove_node(name))?;
         let entry = self.nodes.entry(Name::new(name)).or_default();
-        if entry.facts.as_ref() == Some(&facts) {
+        if entry.facts.as_deref() == Some(&facts) {
             return Ok(());
         }
         match self.classes.get(&facts.class) {
@@ -77,8 +111,9 @@ impl Snapshot {
                 self.classes.insert(facts.class.clone());
             }
         }
-        entry.facts = Some(facts);
+        entry.facts = Some(Arc::new(facts));
         self.revision += 1;
+        self.dirty.nodes.insert(Name::new(name));
         self.drop_unused_classes();
         Ok(())
     }
@@ -89,8 +124,9 @@ impl Snapshot {
         let Some(entry) = self.nodes.get_mut(&name) else { return };
         if entry.facts.take().is_some() {
             self.revision += 1;
+            self.dirty.nodes.insert(name.clone());
         }
-        if entry.pods.is_empty() {
+        if entry.is_empty() {
             self.nodes.remove(&name);
         }
     }
@@ -103,13 +139,22 @@ impl Snapshot {
             return;
         }
         let node = pod.node.as_deref().map(Name::new);
-        let entry = PodEntry { requests: pod.requests, ours: pod.ours };
-        if self.places.get(&uid) == Some(&node) {
-            if self.entry_mut(&uid, node.as_ref()).is_some_and(|known| *known == entry) {
-                return;
-            }
-        } else {
-            self.remove(&uid);
+        let entry = PodEntry {
+            requests: pod.requests,
+            owner: pod.owner.as_deref().map(Uid::new),
+            ports: (!pod.ports.is_empty()).then(|| Box::new(pod.ports)),
+            waiting: pod.waiting,
+        };
+        if self.places.get(&uid) == Some(&node)
+            && self.entry_mut(&uid, node.as_ref()).is_some_and(|known| *known == entry)
+        {
+            return;
+        }
+        // The hold of its upper pod is taken off before the pod is put in, or both would count for a moment.
+        self.remove(&uid);
+        if let Some(owner) = &entry.owner {
+            self.twins.insert(owner.clone(), uid.clone());
+            self.hide_hold(&owner.clone());
         }
         self.place(uid, node, entry);
         self.revision += 1;
@@ -144,11 +189,15 @@ impl Snapshot {
         }
         for orphaned in self.nodes.values().filter(|entry| entry.facts.is_none()) {
             room.requested.add(&orphaned.taken.ours);
+            room.requested.add(&orphaned.taken.held);
             room.held_elsewhere.add(&orphaned.taken.ours);
         }
         let mut waiting = Resources::default();
-        for pod in self.unbound.values().filter(|pod| pod.ours) {
+        for pod in self.unbound.values().filter(|pod| pod.owner.is_some()) {
             waiting.add(&pod.requests);
+        }
+        for (_, hold) in self.holds.iter().filter(|(uid, hold)| hold.node.is_none() && !self.twins.contains_key(uid)) {
+            waiting.add(&hold.demand.requests);
         }
         room.requested.add(&waiting);
         room.free = left(&room.free, &[&waiting]);
@@ -168,7 +217,7 @@ impl Snapshot {
     }
 
     fn nodes_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = (&'a NodeFacts, &'a Taken)> {
-        let known = self.nodes.values().filter_map(|entry| Some((entry.facts.as_ref()?, &entry.taken)));
+        let known = self.nodes.values().filter_map(|entry| Some((entry.facts.as_deref()?, &entry.taken)));
         known.filter(|(facts, _)| pool.holds(|key| facts.label(key)))
     }
 
@@ -182,15 +231,13 @@ impl Snapshot {
     fn place(&mut self, uid: Uid, node: Option<Name>, pod: PodEntry) {
         match &node {
             None => {
+                self.dirty.waiting.insert(uid.clone());
                 self.unbound.insert(uid.clone(), pod);
             }
             Some(node) => {
                 let entry = self.nodes.entry(node.clone()).or_default();
-                match entry.pods.iter_mut().find(|(own, _)| *own == uid) {
-                    Some((_, known)) => *known = pod,
-                    None => entry.pods.push((uid.clone(), pod)),
-                }
-                entry.reckon();
+                entry.pods.push((uid.clone(), pod));
+                self.reckon(node);
             }
         }
         self.places.insert(uid, node);
@@ -199,16 +246,38 @@ impl Snapshot {
     fn remove(&mut self, uid: &Uid) {
         let Some(node) = self.places.remove(uid) else { return };
         self.revision += 1;
-        let Some(node) = node else {
-            self.unbound.remove(uid);
-            return;
+        let gone = match node {
+            None => {
+                self.dirty.waiting.insert(uid.clone());
+                self.unbound.remove(uid)
+            }
+            Some(node) => {
+                let entry = self.nodes.get_mut(&node);
+                let gone = entry.and_then(|entry| {
+                    let place = entry.pods.iter().position(|(own, _)| own == uid)?;
+                    Some(entry.pods.swap_remove(place).1)
+                });
+                self.reckon(&node);
+                gone
+            }
         };
-        let Some(entry) = self.nodes.get_mut(&node) else { return };
-        entry.pods.retain(|(own, _)| own != uid);
-        entry.reckon();
-        if entry.pods.is_empty() && entry.facts.is_none() {
-            self.nodes.remove(&node);
+        if let Some(owner) = gone.and_then(|pod| pod.owner)
+            && self.twins.get(&owner) == Some(uid)
+        {
+            self.twins.remove(&owner);
+            self.show_hold(&owner);
         }
+    }
+
+    /// Reckons what is taken of a node, from its own pods and holds alone.
+    fn reckon(&mut self, node: &Name) {
+        self.dirty.nodes.insert(node.clone());
+        let Some(entry) = self.nodes.get_mut(node) else { return };
+        if entry.is_empty() && entry.facts.is_none() {
+            self.nodes.remove(node);
+            return;
+        }
+        entry.reckon();
     }
 
     /// A class that no node has any more is only held by the set itself. Looked for only when there must be some, so that a
@@ -221,15 +290,24 @@ impl Snapshot {
 }
 
 impl NodeEntry {
-    /// Reckons what pods take of the node, from its own pods alone.
+    fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.holds.is_empty()
+    }
+
     fn reckon(&mut self) {
         self.taken = Taken::default();
         for (_, pod) in &self.pods {
-            let side = if pod.ours { &mut self.taken.ours } else { &mut self.taken.foreign };
+            let side = if pod.owner.is_some() { &mut self.taken.ours } else { &mut self.taken.foreign };
             side.add(&pod.requests);
+        }
+        for (_, demand) in &self.holds {
+            self.taken.held.add(&demand.requests);
         }
     }
 }
+
+mod holds;
+pub(crate) use holds::Whereabouts;
 
 #[cfg(test)]
 #[path = "snapshot_tests.rs"]

@@ -25,7 +25,8 @@ fn plain(name: &str) -> Node {
 
 fn pod(uid: &str, node: Option<&str>, cpu_millis: i64, ours: bool) -> PodFacts {
     let requests = [("cpu", cpu_millis), ("pods", 1)].into_iter().collect();
-    PodFacts { uid: uid.into(), node: node.map(Into::into), requests, ours, terminated: false }
+    let owner = ours.then(|| format!("upper-{uid}"));
+    PodFacts { uid: uid.into(), node: node.map(Into::into), requests, owner, ..PodFacts::default() }
 }
 
 fn amounts(items: &[(&str, i64)]) -> Resources {
@@ -246,7 +247,7 @@ impl World {
     fn offered_and_free(&self, zone: usize) -> (i64, i64) {
         let taken = |name: usize, foreign_only: bool| -> i64 {
             let on_node = |pod: &&PodFacts| pod.node.as_deref() == Some(&format!("n{name}")) && !pod.terminated;
-            let counted = self.pods.values().filter(on_node).filter(|pod| !(foreign_only && pod.ours));
+            let counted = self.pods.values().filter(on_node).filter(|pod| !(foreign_only && pod.owner.is_some()));
             counted.map(|pod| pod.requests.cpu_millis()).sum()
         };
         let counted = self.nodes.iter().filter(|(_, (_, _, ready, own))| *ready && *own == zone);
@@ -255,7 +256,7 @@ impl World {
             offered += (cpu * 1_000 - taken(*name, true)).max(0);
             free += (cpu * 1_000 - taken(*name, false)).max(0);
         }
-        let unbound = self.pods.values().filter(|pod| pod.ours && pod.node.is_none() && !pod.terminated);
+        let unbound = self.pods.values().filter(|pod| pod.owner.is_some() && pod.node.is_none() && !pod.terminated);
         (offered, (free - unbound.map(|pod| pod.requests.cpu_millis()).sum::<i64>()).max(0))
     }
 }

@@ -11,7 +11,10 @@ use tensile_chassis::{
     telemetry::{LogArgs, LogError},
 };
 
-use crate::{contract::ContractArgs, identity::IdentityArgs, kubelet::KubeletArgs, node::NodeArgs, pods::LowerEvents};
+use crate::{
+    contract::ContractArgs, identity::IdentityArgs, kubelet::KubeletArgs, mirror::Network, node::NodeArgs,
+    pods::LowerEvents,
+};
 
 /// Stands for one Kubernetes cluster (the lower one) as a node of another (the upper one).
 ///
@@ -79,7 +82,8 @@ impl Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Upper cluster")]
 pub(crate) struct UpperArgs {
-    /// Kubeconfig of our ServiceAccount in the upper cluster; the default is the one that the pod we run in is given
+    /// Kubeconfig of our ServiceAccount in the upper cluster; the default is the one that the pod we run in is given. It
+    /// is followed when it changes
     #[arg(long, env = "TENSILE_UPPER_KUBECONFIG", value_name = "FILE")]
     pub upper_kubeconfig: Option<PathBuf>,
 
@@ -100,7 +104,8 @@ pub(crate) struct UpperArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Lower cluster")]
 pub(crate) struct LowerArgs {
-    /// Kubeconfig of the account in the lower cluster
+    /// Kubeconfig of the account in the lower cluster. It is followed when it changes, as are the files that it names;
+    /// but never to another cluster
     #[arg(long, env = "TENSILE_LOWER_KUBECONFIG", value_name = "FILE")]
     pub lower_kubeconfig: PathBuf,
 
@@ -119,6 +124,11 @@ pub(crate) struct LowerArgs {
     /// Which events of lower pods appear on the upper pods
     #[arg(long, value_enum, default_value = "warnings")]
     pub lower_events: LowerEvents,
+
+    /// How far the lower cluster's pods reach: pods of all clusters by their addresses (`flat`), or only those of their own
+    /// cluster (`isolated`). It decides which endpoints of a Service are told below
+    #[arg(long, value_enum, default_value = "flat")]
+    pub network: Network,
 }
 
 /// How pods go down.

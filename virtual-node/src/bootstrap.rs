@@ -1,12 +1,13 @@
 //! What must be known before anything runs: how to reach both clusters, and which clusters they are.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use tensile_chassis::{
-    kube_client::{self, ClientOptions, KubeMetrics, load_config},
+    kube_client::{self, Access, AccessSource, ClientOptions, KubeMetrics},
+    readiness::Gate,
     retry::Backoff,
 };
 use tensile_proto::vocabulary::annotation;
@@ -36,28 +37,47 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// The two clusters, not asked anything yet.
 pub(crate) struct Clusters {
     /// How our ServiceAccount reaches the upper cluster.
-    pub upper_config: Config,
+    pub upper: Access,
     /// Acts as our ServiceAccount in the upper cluster.
     pub account: Client,
     /// Builds further clients to the upper cluster with the same limits.
     pub upper_builder: ClientBuilder,
+    /// How the lower cluster is reached.
+    pub lower_access: Access,
     /// Clients to the lower cluster.
     pub lower: LowerClients,
 }
 
-/// Reads both kubeconfigs and makes the clients. Nothing is sent yet.
-pub(crate) async fn connect(args: &Args, metrics: &KubeMetrics) -> Result<Clusters> {
-    let user_agent = format!("tensile-virtual-node/{} ({})", env!("CARGO_PKG_VERSION"), args.node_name);
-    let upper_config =
-        config("--upper-kubeconfig", args.upper.upper_kubeconfig.as_deref(), args.upper.upper_context.as_deref())
-            .await?;
-    let lower_config =
-        config("--lower-kubeconfig", Some(&args.lower.lower_kubeconfig), args.lower.lower_context.as_deref()).await?;
-    if upper_config.cluster_url == lower_config.cluster_url {
+/// Reads both kubeconfigs and makes the clients. Nothing is sent to a cluster yet.
+///
+/// `me` is who this process is in the election: an audit log shows which replica made a request.
+pub(crate) async fn connect(args: &Args, me: &str, metrics: &KubeMetrics) -> Result<Clusters> {
+    let user_agent = format!("tensile-virtual-node/{} ({me})", env!("CARGO_PKG_VERSION"));
+    let upper = open(
+        AccessSource {
+            path: args.upper.upper_kubeconfig.clone(),
+            context: args.upper.upper_context.clone(),
+            flag: "--upper-kubeconfig",
+            role: "upper",
+        },
+        metrics,
+    )
+    .await?;
+    let lower_access = open(
+        AccessSource {
+            path: Some(args.lower.lower_kubeconfig.clone()),
+            context: args.lower.lower_context.clone(),
+            flag: "--lower-kubeconfig",
+            role: "lower",
+        },
+        metrics,
+    )
+    .await?;
+    if upper.server() == lower_access.server() {
         bail!(
             "--upper-kubeconfig and --lower-kubeconfig name the same API server {}: a cluster cannot be a node of \
              itself. Give the kubeconfig of another cluster as --lower-kubeconfig",
-            upper_config.cluster_url
+            upper.server()
         );
     }
     let upper_options = ClientOptions {
@@ -75,22 +95,27 @@ pub(crate) async fn connect(args: &Args, metrics: &KubeMetrics) -> Result<Cluste
         ..ClientOptions::default()
     };
     let for_builder = metrics.clone();
-    let upper_builder: ClientBuilder = Arc::new(move |config| kube_client::build(config, &upper_options, &for_builder));
-    let account = upper_builder(upper_config.clone()).context("--upper-kubeconfig")?;
+    let upper_builder: ClientBuilder = Arc::new(move |access| kube_client::build(access, &upper_options, &for_builder));
+    let account = upper_builder(&upper).context("--upper-kubeconfig")?;
     let lower = LowerClients {
-        api: kube_client::build(lower_config.clone(), &lower_options, metrics).context("--lower-kubeconfig")?,
-        streaming: kube_client::build_streaming(lower_config, &user_agent).context("--lower-kubeconfig")?,
+        api: kube_client::build(&lower_access, &lower_options, metrics).context("--lower-kubeconfig")?,
+        streaming: kube_client::build_streaming(&lower_access, &user_agent).context("--lower-kubeconfig")?,
     };
-    Ok(Clusters { upper_config, account, upper_builder, lower })
+    Ok(Clusters { upper, account, upper_builder, lower_access, lower })
 }
 
-async fn config(flag: &str, path: Option<&Path>, context: Option<&str>) -> Result<Config> {
-    load_config(path, context).await.with_context(|| flag.to_owned())
+async fn open(source: AccessSource, metrics: &KubeMetrics) -> Result<Access> {
+    let flag = source.flag;
+    Access::open(source, metrics).await.context(flag)
 }
 
-/// The identity of the upper cluster; waits until it answers. `None` at shutdown.
-pub(crate) async fn upper_identity(account: &Client, shutdown: &CancellationToken) -> Result<Option<String>> {
-    ask("upper", account, shutdown).await
+/// The identity of the upper cluster; waits until it answers. `None` at shutdown. `gate` says what is waited for.
+pub(crate) async fn upper_identity(
+    account: &Client,
+    gate: &Gate,
+    shutdown: &CancellationToken,
+) -> Result<Option<String>> {
+    ask("upper", account, Some(gate), shutdown).await
 }
 
 /// What is known of the lower cluster.
@@ -115,13 +140,15 @@ pub(crate) async fn lower_identity(
     node_client: &Client,
     node_name: &str,
     upper_uid: &str,
+    gate: &Gate,
     shutdown: &CancellationToken,
 ) -> Result<Option<LowerIdentity>> {
+    gate.set_unready("waiting for the first answer of the lower cluster");
     match tokio::time::timeout(FIRST_ANSWER_MAX, cluster_uid(lower)).await {
         Ok(Ok(uid)) => return identified(uid, lower, upper_uid).await.map(Some),
         // It answers, so that the Node's memory is not needed.
         Ok(Err(error)) if is_refusal(&error) => {
-            let Some(uid) = ask("lower", lower, shutdown).await? else { return Ok(None) };
+            let Some(uid) = ask("lower", lower, Some(gate), shutdown).await? else { return Ok(None) };
             return identified(uid, lower, upper_uid).await.map(Some);
         }
         Ok(Err(error)) => warn!(error = said(&error), "the lower cluster does not answer"),
@@ -135,7 +162,7 @@ pub(crate) async fn lower_identity(
         let version = info.map(|info| info.kubelet_version.clone()).unwrap_or_default();
         return Ok(Some(LowerIdentity { uid: uid.clone(), version, confirmed: false }));
     }
-    let Some(uid) = ask("lower", lower, shutdown).await? else { return Ok(None) };
+    let Some(uid) = ask("lower", lower, Some(gate), shutdown).await? else { return Ok(None) };
     identified(uid, lower, upper_uid).await.map(Some)
 }
 
@@ -153,7 +180,7 @@ async fn identified(uid: String, lower: &Client, upper_uid: &str) -> Result<Lowe
 
 /// Waits until the lower cluster answers and compares it with what we took it for.
 pub(crate) async fn confirm_lower(lower: &Client, expected: &str, shutdown: &CancellationToken) -> Result<()> {
-    match ask("lower", lower, shutdown).await? {
+    match ask("lower", lower, None, shutdown).await? {
         Some(uid) if uid != expected => bail!(
             "--lower-kubeconfig leads to another cluster (kube-system UID {uid}) than the one that this Node stood for \
              ({expected}); give the old cluster's kubeconfig, or delete the Node to begin anew with this one"
@@ -163,7 +190,15 @@ pub(crate) async fn confirm_lower(lower: &Client, expected: &str, shutdown: &Can
 }
 
 /// Asks a cluster for its identity until it answers, or until it has refused us for [`REFUSAL_PATIENCE`].
-async fn ask(which: &str, client: &Client, shutdown: &CancellationToken) -> Result<Option<String>> {
+async fn ask(
+    which: &str,
+    client: &Client,
+    gate: Option<&Gate>,
+    shutdown: &CancellationToken,
+) -> Result<Option<String>> {
+    if let Some(gate) = gate {
+        gate.set_unready(format!("waiting for the first answer of the {which} cluster"));
+    }
     let mut backoff = Backoff::new(Duration::from_millis(200), ASK_AGAIN_MAX);
     let mut reminded: Option<Instant> = None;
     let mut refusing: Option<Instant> = None;
@@ -175,6 +210,9 @@ async fn ask(which: &str, client: &Client, shutdown: &CancellationToken) -> Resu
         match answer {
             Ok(uid) => return Ok(Some(uid)),
             Err(error) if is_refusal(&error) => {
+                if let Some(gate) = gate {
+                    gate.set_unready(format!("the {which} cluster refuses us: {}", said(&error)));
+                }
                 if refusing.is_none() {
                     warn!(
                         error = said(&error),
@@ -189,6 +227,9 @@ async fn ask(which: &str, client: &Client, shutdown: &CancellationToken) -> Resu
             }
             Err(error) => {
                 refusing = None;
+                if let Some(gate) = gate {
+                    gate.set_unready(format!("the {which} cluster does not answer: {}", said(&error)));
+                }
                 if reminded.is_none_or(|at| at.elapsed() >= REMINDER_INTERVAL) {
                     warn!(
                         error = said(&error),

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use prometheus_client::registry::Registry;
 use rand::Rng;
 use tensile_chassis::{
-    admin::{self, ProcessMetrics},
-    kube_client::KubeMetrics,
-    lease::{Leadership, LeaseElection},
+    admin::{self, Metrics, ProcessMetrics},
+    kube_client::{KubeMetrics, fenced},
+    lease::LeaseElection,
     queue::QueueMetrics,
     readiness::Readiness,
     shutdown::Shutdown,
@@ -16,22 +16,23 @@ use tensile_chassis::{
 };
 use tensile_scheduling::Pool;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use crate::{
     args::{Args, NamespaceMode},
     bootstrap,
     capacity::{CapacityLedger, NodesWatch},
-    context::{Settings, UpperClients},
-    contract::{ContractInputs, ContractServer, Placements},
+    context::{LowerClients, Settings, UpperClients},
+    contract::{ContractInputs, ContractMetrics, ContractServer, Placements, Reservations},
     events::Recorder,
     identity,
     kubelet::{KubeletServer, PodLookup},
+    lead::Leader,
+    mirror::{MirrorGates, ServiceMirror, ServiceMirrorInput},
     names::{NamespaceMapping, short_id},
     needs::NeedsKeeper,
     node::{Advertised, NodeKeeper, NodeKeeperInputs, ReachProbe, said},
     pods::{Pods, PodsInput},
+    services::ServicesWatch,
 };
 
 /// Time that parts get to end after a request to stop. Below Kubernetes' default grace of 30 s.
@@ -55,25 +56,43 @@ pub async fn run(args: Args) -> Result<()> {
     let watch_metrics = WatchMetrics::register(&mut registry);
     let queue_metrics = QueueMetrics::register(&mut registry);
     let admin = args.admin.bind().await?;
+    // Probes come first: what follows may wait for a cluster or for a person, and must not be restarted meanwhile.
+    let metrics = Metrics::new();
+    metrics.add(registry);
+    let mut registry = Registry::default();
+    let starting = readiness.gate("start");
+    shutdown.spawn_last("admin", |last| admin::serve(admin, metrics.clone(), readiness.clone(), last));
 
     // Who we are, and who they are.
-    let clusters = bootstrap::connect(&args, &kube_metrics).await?;
-    let Some(upper_uid) = bootstrap::upper_identity(&clusters.account, &stop).await? else { return Ok(()) };
+    let me = format!("{}-{:08x}", args.node_name, rand::rng().random::<u32>());
+    let clusters = bootstrap::connect(&args, &me, &kube_metrics).await?;
+    for (name, access) in [("upper-access", &clusters.upper), ("lower-access", &clusters.lower_access)] {
+        shutdown.spawn(name, access.clone().keep_fresh(stop.clone()));
+    }
+    let asked = bootstrap::upper_identity(&clusters.account, &starting, &stop);
+    let Some(upper_uid) = asked.await? else { return end(&shutdown).await };
+    clusters.upper.expect_cluster(&upper_uid);
     let identity = identity::obtain(
         &args.identity,
         identity::IdentityContext {
             node_name: args.node_name.clone(),
-            account_config: clusters.upper_config,
+            account_access: clusters.upper,
             account: clusters.account.clone(),
             build: clusters.upper_builder,
             watch_clients: WATCH_CONNECTIONS,
+            gate: starting.clone(),
+            metrics: kube_metrics,
         },
     );
-    let Some(identity) = Box::pin(stop.run_until_cancelled(identity)).await.transpose()? else { return Ok(()) };
+    let Some(identity) = Box::pin(stop.run_until_cancelled(identity)).await.transpose()? else {
+        return end(&shutdown).await;
+    };
     let upper = UpperClients { node: identity.client.clone(), account: clusters.account };
     let lower = clusters.lower;
-    let asked = bootstrap::lower_identity(&lower.api, &upper.node, &args.node_name, &upper_uid, &stop);
-    let Some(lower_identity) = asked.await? else { return Ok(()) };
+    let asked = bootstrap::lower_identity(&lower.api, &upper.node, &args.node_name, &upper_uid, &starting, &stop);
+    let Some(lower_identity) = asked.await? else { return end(&shutdown).await };
+    // From here on another cluster is not followed, whatever the kubeconfig comes to say.
+    clusters.lower_access.expect_cluster(&lower_identity.uid);
     let settings = Arc::new(Settings {
         node_name: args.node_name.clone(),
         cluster_name,
@@ -94,13 +113,19 @@ pub async fn run(args: Args) -> Result<()> {
     let lease_name = format!("virtual-node-{}", settings.node_name);
     let installation = format!("{home}/{lease_name}");
     NodeKeeper::check_name(&upper.node, &settings, &installation).await?;
-    let me = format!("{}-{:08x}", settings.node_name, rand::rng().random::<u32>());
     let election = LeaseElection::new(upper.account.clone(), &home, &lease_name, &me, args.lease.clone())?;
     let fence = election.fence();
     let may_write: Arc<dyn Fn() -> bool + Send + Sync> = {
         let fence = fence.clone();
         Arc::new(move || fence.check().is_ok())
     };
+
+    // Asks and answers kubectl also while another replica leads.
+    let (kubelet_upper, kubelet_lower) = (upper.clone(), lower.clone());
+    // All other writes are the leader's alone.
+    let upper =
+        UpperClients { node: fenced(&upper.node, fence.clone()), account: fenced(&upper.account, fence.clone()) };
+    let lower = LowerClients { api: fenced(&lower.api, fence.clone()), ..lower };
 
     let (recorder, event_writer) = Recorder::new(upper.node.clone(), "tensile-virtual-node", &me);
     let (ready_again, mut ready_keys) = mpsc::unbounded_channel();
@@ -113,14 +138,34 @@ pub async fn run(args: Args) -> Result<()> {
         may_write.clone(),
         ready_again,
     );
+    // As the node, for every node may read Services.
+    let services = ServicesWatch::new(
+        upper.node.clone(),
+        WatchOptions { metrics: watch_metrics.clone(), ..WatchOptions::new("upper-services") },
+        readiness.gate("upper-services"),
+    );
+    let mirror = ServiceMirror::new(ServiceMirrorInput {
+        settings: settings.clone(),
+        network: args.lower.network,
+        upper: upper.clone(),
+        lower: lower.clone(),
+        recorder: recorder.clone(),
+        queue_metrics: queue_metrics.clone(),
+    });
     let placements = Placements::new();
+    let ledger = CapacityLedger::new(Pool::all());
+    let contract_metrics = ContractMetrics::register(&mut registry);
+    let ttl_max = args.contract.reservation_ttl_max;
+    let reservations = Reservations::new(settings.clone(), ledger.clone(), ttl_max, contract_metrics.clone());
     let pods = Arc::new(Pods::new(PodsInput {
         settings: settings.clone(),
         upper: upper.clone(),
         lower: lower.clone(),
         needs: needs.clone(),
+        services: services.services(),
         recorder: recorder.clone(),
         placements: placements.clone(),
+        reservations: reservations.clone(),
         fence,
         queue_metrics,
     }));
@@ -128,15 +173,14 @@ pub async fn run(args: Args) -> Result<()> {
     let kubelet = KubeletServer::bind(
         &args.kubelet,
         &settings,
-        upper.clone(),
-        lower.clone(),
+        kubelet_upper,
+        kubelet_lower,
         lookup,
         readiness.gate("kubelet-api"),
         &mut registry,
     )
     .await?;
 
-    let ledger = CapacityLedger::new(Pool::all());
     let watches = pods.watches(readiness.gate("upper-pods"), readiness.gate("lower-pods"), &watch_metrics);
     let nodes = NodesWatch::new(
         lower.api.clone(),
@@ -149,7 +193,7 @@ pub async fn run(args: Args) -> Result<()> {
     let published = ledger.published();
     let grpc = ContractServer::bind(&args.grpc, &args.contract).await?;
     let grpc_port = grpc.local_addr().context("the gRPC listener")?.port();
-    let keeper = NodeKeeper::new(NodeKeeperInputs {
+    let keeper = NodeKeeperInputs {
         settings: settings.clone(),
         profile,
         upper: upper.clone(),
@@ -165,16 +209,17 @@ pub async fn run(args: Args) -> Result<()> {
         may_write,
         recorder,
         gate: readiness.gate("node"),
-    });
+    };
 
     // From here on everything runs.
-    let registry = Arc::new(registry);
-    shutdown.spawn_last("admin", |last| admin::serve(admin, registry, readiness.clone(), last));
+    metrics.add(registry);
+    let kubelet = kubelet.with_metrics(metrics);
     let leadership = election.run(&shutdown);
     shutdown.spawn("identity", identity.run(stop.clone()));
     shutdown.spawn("events", event_writer.run(stop.clone()));
     shutdown.spawn("reach", probe.run(stop.clone()));
     shutdown.spawn("lower-nodes", nodes.run(stop.clone()));
+    shutdown.spawn("upper-services", services.run(stop.clone()));
     shutdown.spawn("kubelet-api", kubelet.run(stop.clone()));
     shutdown.spawn("needs", {
         let (needs, stop) = (needs.clone(), stop.clone());
@@ -198,6 +243,9 @@ pub async fn run(args: Args) -> Result<()> {
         reach,
         placements,
         leadership: leadership.clone(),
+        reservations,
+        metrics: contract_metrics,
+        upper_pods: pods.live_list(),
     };
     shutdown.spawn("wake-on-return", {
         let (pods, reach, stop) = (pods.clone(), inputs.reach.clone(), stop.clone());
@@ -205,10 +253,16 @@ pub async fn run(args: Args) -> Result<()> {
     });
     shutdown.spawn("contract", grpc.run(inputs, stop.clone()));
     shutdown.spawn("lower-events", {
-        let (pods, stop) = (pods.clone(), stop.clone());
+        let (pods, watch_metrics, stop) = (pods.clone(), watch_metrics.clone(), stop.clone());
         let gate = readiness.gate("lower-events");
         let which = args.lower.lower_events;
         async move { pods.relay_events(which, gate, watch_metrics, stop).await }
+    });
+    shutdown.spawn("service-mirror", {
+        let (mirror, used, stop) = (mirror.clone(), needs.used_namespaces(), stop.clone());
+        let gates = MirrorGates::of(&readiness);
+        let metrics = watch_metrics.clone();
+        async move { mirror.feed(used, gates, &metrics, stop).await }
     });
     let confirmed = watch::Sender::new(lower_identity.confirmed);
     let workable = confirmed.subscribe();
@@ -227,8 +281,16 @@ pub async fn run(args: Args) -> Result<()> {
         }
     });
     let workers = usize::from(args.pods.pod_workers);
-    shutdown.spawn("lead", lead(leadership, workable, keeper, pods, needs, workers, stop.clone()));
+    let leader = Leader { leadership, workable, keeper, pods, needs, mirror, workers };
+    shutdown.spawn("lead", leader.run(stop.clone()));
 
+    // All gates are there.
+    starting.set_ready();
+    end(&shutdown).await
+}
+
+/// Waits for the request to stop, and for what is under way then.
+async fn end(shutdown: &Shutdown) -> Result<()> {
     shutdown.drain(DRAIN_MAX).await?;
     Ok(())
 }
@@ -243,51 +305,5 @@ async fn adopt(needs: &NeedsKeeper) {
              deploy/rbac-lower.yaml"
         );
         tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-/// Waits until this replica leads, then does what only the leader does, for as long as it leads.
-///
-/// A leader that lost its lease ends the process: its caches are in order, but what it was in the middle of is not
-/// worth untangling when a restart takes a second.
-async fn lead(
-    mut leadership: watch::Receiver<Leadership>,
-    mut workable: watch::Receiver<bool>,
-    keeper: NodeKeeper,
-    pods: Arc<Pods>,
-    needs: NeedsKeeper,
-    workers: usize,
-    stop: CancellationToken,
-) -> Result<()> {
-    let leads = leadership.wait_for(Leadership::is_leader);
-    if stop.run_until_cancelled(leads).await.is_none() {
-        return Ok(());
-    }
-    info!("this replica leads");
-    let working = stop.child_token();
-    let work = async {
-        tokio::select! {
-            // Nobody drops the sender before the work ends.
-            _ = workable.wait_for(|workable| *workable) => {}
-            () = stop.cancelled() => return,
-        }
-        let collect = async {
-            if working.run_until_cancelled(pods.synced()).await.is_some() {
-                needs.collect_leftovers();
-            }
-        };
-        tokio::join!(collect, pods.work(workers, working.clone()));
-    };
-    tokio::select! {
-        taken = keeper.run(working.clone()) => {
-            taken?;
-            Ok(())
-        }
-        // Ends at the request to stop, with what was begun.
-        () = work => Ok(()),
-        lost = leadership.wait_for(|leadership| !leadership.is_leader()) => {
-            lost.context("the election ended")?;
-            anyhow::bail!("this replica leads no more: another has taken the lease, or it could not be renewed in time")
-        }
     }
 }

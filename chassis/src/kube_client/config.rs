@@ -7,8 +7,10 @@ use std::{
 
 use kube::{
     Config,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError},
+    config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError},
 };
+
+use super::{proxy, sections};
 
 /// Set by the kubelet in every container.
 const IN_CLUSTER_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
@@ -68,6 +70,16 @@ pub enum ConfigError {
         /// The cluster it names.
         cluster: String,
     },
+    /// The context refers to a user that is not in the file.
+    #[error("the kubeconfig {} has no user {user:?}, which its context names; it has: {}", path.display(), list(.known))]
+    NoUser {
+        /// The file.
+        path: PathBuf,
+        /// The user wanted.
+        user: String,
+        /// The users that are there.
+        known: Vec<String>,
+    },
     /// A file the kubeconfig refers to cannot be read.
     #[error("the kubeconfig {} names a file that cannot be read, {}: {source}", path.display(), referred.display())]
     Reference {
@@ -91,18 +103,48 @@ pub enum ConfigError {
     Nowhere(String),
 }
 
+/// What was read.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    /// Where the cluster is and who we are there.
+    pub(super) config: Config,
+    /// The files it comes from. Those of the user's section are not among them.
+    pub(super) files: Vec<PathBuf>,
+    /// What an operator should know although it works.
+    pub(super) notes: Vec<String>,
+    /// The file, for error texts.
+    pub(super) path: PathBuf,
+}
+
+impl Loaded {
+    /// An error of this file.
+    pub(super) fn invalid(&self, reason: String) -> ConfigError {
+        ConfigError::Invalid { path: self.path.clone(), reason }
+    }
+}
+
 /// Finds out which API server to talk to and as whom.
 ///
 /// With a path, that kubeconfig. Without: `KUBECONFIG` when set, else the pod's ServiceAccount when in a cluster, else
 /// `~/.kube/config`. `context` picks a context other than the current one (and so never means the ServiceAccount).
 pub async fn load_config(path: Option<&Path>, context: Option<&str>) -> Result<Config, ConfigError> {
+    load(path, context).await.map(|loaded| loaded.config)
+}
+
+/// [`load_config`] with what it read.
+pub(super) async fn load(path: Option<&Path>, context: Option<&str>) -> Result<Loaded, ConfigError> {
     if let Some(path) = path {
         return from_file(path, context).await;
     }
     if env::var_os("KUBECONFIG").is_none() && env::var_os(IN_CLUSTER_VARIABLE).is_some() && context.is_none() {
-        return Config::incluster().map_err(|error| ConfigError::Nowhere(error.to_string()));
+        let mut config = Config::incluster().map_err(|error| ConfigError::Nowhere(error.to_string()))?;
+        // Followed by us, together with the token.
+        let files: Vec<PathBuf> = config.root_cert_file.take().into_iter().collect();
+        let path = config.auth_info.token_file.as_ref().map(PathBuf::from).unwrap_or_default();
+        return Ok(Loaded { config, files, notes: Vec::new(), path });
     }
     let path = default_path();
+    let files: Vec<PathBuf> = env::split_paths(&env::var_os("KUBECONFIG").unwrap_or_default()).collect();
     let kubeconfig = match Kubeconfig::read() {
         Ok(kubeconfig) => kubeconfig,
         Err(KubeconfigError::ReadConfig(source, _)) if source.kind() == io::ErrorKind::NotFound => {
@@ -110,7 +152,7 @@ pub async fn load_config(path: Option<&Path>, context: Option<&str>) -> Result<C
         }
         Err(error) => return Err(explain(&path, error)),
     };
-    from_kubeconfig(&path, kubeconfig, context).await
+    from_kubeconfig(&path, files, kubeconfig, context).await
 }
 
 /// For error texts: what kube will read, though `KUBECONFIG` may name several files.
@@ -118,7 +160,7 @@ fn default_path() -> PathBuf {
     env::var_os("KUBECONFIG").map_or_else(|| PathBuf::from("~/.kube/config"), PathBuf::from)
 }
 
-async fn from_file(path: &Path, context: Option<&str>) -> Result<Config, ConfigError> {
+async fn from_file(path: &Path, context: Option<&str>) -> Result<Loaded, ConfigError> {
     match tokio::fs::read_to_string(path).await {
         Ok(text) if text.trim().is_empty() => return Err(ConfigError::Empty(path.to_owned())),
         Ok(_) => {}
@@ -127,23 +169,42 @@ async fn from_file(path: &Path, context: Option<&str>) -> Result<Config, ConfigE
     }
     // `read_from` and not `from_yaml`: it resolves file names relative to the kubeconfig's folder, as kubectl does.
     let kubeconfig = Kubeconfig::read_from(path).map_err(|error| explain(path, error))?;
-    from_kubeconfig(path, kubeconfig, context).await
+    from_kubeconfig(path, vec![path.to_owned()], kubeconfig, context).await
 }
 
-async fn from_kubeconfig(path: &Path, kubeconfig: Kubeconfig, context: Option<&str>) -> Result<Config, ConfigError> {
-    check(path, &kubeconfig, context)?;
+async fn from_kubeconfig(
+    path: &Path,
+    mut files: Vec<PathBuf>,
+    kubeconfig: Kubeconfig,
+    context: Option<&str>,
+) -> Result<Loaded, ConfigError> {
+    let Section { cluster, user } = section(path, &kubeconfig, context)?;
+    let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
+    sections::check_cluster(&cluster).map_err(invalid)?;
+    sections::check_user(&cluster, user.as_ref()).map_err(invalid)?;
+    let notes = sections::notes(&cluster, user.as_ref());
+    files.extend(cluster.certificate_authority.as_ref().map(PathBuf::from));
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| explain(path, error))?;
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| explain(path, error))?;
     // Without this check no server would be trusted, and that is said only by each handshake that fails.
     if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
-        let reason = "its certificate-authority holds no PEM certificate".to_owned();
-        return Err(ConfigError::Invalid { path: path.to_owned(), reason });
+        return Err(invalid("its certificate-authority holds no PEM certificate".to_owned()));
     }
-    Ok(config)
+    // kube compares NO_PROXY with the proxy instead of the server, and lets it undo a kubeconfig's own proxy-url.
+    config.proxy_url = proxy::of(&config.cluster_url, cluster.proxy_url.as_deref()).map_err(invalid)?;
+    Ok(Loaded { config, files, notes, path: path.to_owned() })
 }
 
-/// Follows context -> cluster -> server, so that a gap is named with what is there instead.
-fn check(path: &Path, kubeconfig: &Kubeconfig, context: Option<&str>) -> Result<(), ConfigError> {
+/// The parts of a kubeconfig that one context uses.
+struct Section {
+    cluster: Cluster,
+    /// Absent when the context names none.
+    user: Option<AuthInfo>,
+}
+
+/// Follows context -> cluster -> server and context -> user, so that a gap is named with what is there instead.
+fn section(path: &Path, kubeconfig: &Kubeconfig, context: Option<&str>) -> Result<Section, ConfigError> {
     let path = || path.to_owned();
     let known = || kubeconfig.contexts.iter().map(|context| context.name.clone()).collect::<Vec<_>>();
     let current = kubeconfig.current_context.as_deref().filter(|name| !name.is_empty());
@@ -154,11 +215,21 @@ fn check(path: &Path, kubeconfig: &Kubeconfig, context: Option<&str>) -> Result<
     let Some(found) = found.and_then(|named| named.context.as_ref()) else {
         return Err(ConfigError::NoContext { path: path(), wanted: wanted.to_owned(), known: known() });
     };
-    let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == found.cluster);
-    match cluster.and_then(|named| named.cluster.as_ref()).and_then(|cluster| cluster.server.as_deref()) {
-        Some(server) if !server.is_empty() => Ok(()),
-        _ => Err(ConfigError::NoCluster { path: path(), context: wanted.to_owned(), cluster: found.cluster.clone() }),
-    }
+    let named = kubeconfig.clusters.iter().find(|cluster| cluster.name == found.cluster);
+    let Some(cluster) =
+        named.and_then(|named| named.cluster.clone()).filter(|c| c.server.as_ref().is_some_and(|s| !s.is_empty()))
+    else {
+        let (context, cluster) = (wanted.to_owned(), found.cluster.clone());
+        return Err(ConfigError::NoCluster { path: path(), context, cluster });
+    };
+    let Some(user) = found.user.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(Section { cluster, user: None });
+    };
+    let Some(named) = kubeconfig.auth_infos.iter().find(|named| named.name == user) else {
+        let known = kubeconfig.auth_infos.iter().map(|user| user.name.clone()).collect();
+        return Err(ConfigError::NoUser { path: path(), user: user.to_owned(), known });
+    };
+    Ok(Section { cluster, user: named.auth_info.clone() })
 }
 
 fn explain(path: &Path, error: KubeconfigError) -> ConfigError {

@@ -1,9 +1,8 @@
-//! From a kube configuration to a connection pool that speaks to its API server with its credentials.
+//! From a kube configuration to a connection pool that speaks to its API server, with its client certificate.
 
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,15 +28,15 @@ use hyper_util::{
 };
 use kube::{
     Config,
-    client::{
-        AuthError, Body, ConfigExt,
-        middleware::{AuthLayer, ExtraHeadersLayer},
-    },
+    client::{Body, ConfigExt},
 };
 use rustls::ClientConfig;
-use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+use tower::{BoxError, Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
-use super::BuildError;
+use super::{
+    BuildError,
+    fenced::{self, FencedBody},
+};
 
 /// TCP and TLS together; beyond that an address is as good as dead.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +51,7 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// What all answers of a connection may have on the way unread: room for 64 readers that do not read at all.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
-/// Sends a request relative to the API server, with credentials; no limits, no retries.
+/// Sends a request relative to the API server; no headers of its own, no limits, no retries.
 pub(super) type Transport = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
 
 /// HTTP/2 pings. A peer that hangs or vanished is seen after interval + timeout = 20 s.
@@ -75,32 +74,39 @@ pub(super) enum HttpVersions {
     Http2OrHttp1,
 }
 
-/// What all connections of one configuration share: TLS set-up and credentials.
+/// What all connections of one configuration share: address, trust, client certificate, proxy.
 pub(super) struct Connector {
-    config: Arc<Config>,
+    config: Config,
     tls: ClientConfig,
-    auth: Option<AuthLayer>,
-    headers: ExtraHeadersLayer,
-    pings: Pings,
 }
 
 impl Connector {
-    pub(super) fn new(config: Arc<Config>, pings: Pings) -> Result<Self, BuildError> {
-        let explain = |error| explain(error, &config);
-        let tls = config.rustls_client_config().map_err(explain)?;
-        let auth = config.auth_layer().map_err(explain)?;
-        let headers = config.extra_headers_layer().map_err(explain)?;
-        Ok(Self { config, tls, auth, headers, pings })
+    /// The configuration's own credentials are used as far as they are a client certificate.
+    pub(super) fn new(config: Config) -> Result<Self, BuildError> {
+        crate::tls::install_crypto_provider();
+        let tls = config.rustls_client_config().map_err(BuildError::Credentials)?;
+        Ok(Self { config, tls })
     }
 
-    pub(super) fn default_namespace(&self) -> String {
-        self.config.default_namespace.clone()
+    /// The address, and how it is trusted.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether both lead to one place: the same address, reached and trusted in the same way.
+    pub(super) fn same_place(&self, other: &Config) -> bool {
+        let mine = &self.config;
+        mine.cluster_url == other.cluster_url
+            && mine.proxy_url == other.proxy_url
+            && mine.tls_server_name == other.tls_server_name
+            && mine.accept_invalid_certs == other.accept_invalid_certs
+            && mine.root_cert == other.root_cert
     }
 
     /// A new pool of connections.
-    pub(super) fn transport(&self, versions: HttpVersions) -> Result<Transport, BuildError> {
+    pub(super) fn transport(&self, versions: HttpVersions, pings: Pings) -> Result<Transport, BuildError> {
         let tcp = tcp_connector();
-        let Some(proxy) = &self.config.proxy_url else { return self.over(tcp, versions) };
+        let Some(proxy) = &self.config.proxy_url else { return self.over(tcp, versions, pings) };
         let refused = || BuildError::Proxy(without_credentials(proxy));
         // The matcher separates the proxy's address from the user and password in it.
         let matcher = Matcher::builder().all(proxy.to_string()).build();
@@ -111,7 +117,7 @@ impl Connector {
                 if let Some(auth) = proxied.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
-                self.over(tunnel, versions)
+                self.over(tunnel, versions, pings)
             }
             Some("https") => {
                 let to_proxy = HttpsConnectorBuilder::new()
@@ -123,20 +129,20 @@ impl Connector {
                 if let Some(auth) = proxied.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
-                self.over(tunnel, versions)
+                self.over(tunnel, versions, pings)
             }
             Some("socks5" | "socks5h") => {
                 let mut socks = SocksV5::new(proxied.uri().clone(), tcp);
                 if let Some((user, password)) = proxied.raw_auth() {
                     socks = socks.with_auth(user.to_owned(), password.to_owned());
                 }
-                self.over(socks, versions)
+                self.over(socks, versions, pings)
             }
             _ => Err(refused()),
         }
     }
 
-    fn over<C>(&self, connector: C, versions: HttpVersions) -> Result<Transport, BuildError>
+    fn over<C>(&self, connector: C, versions: HttpVersions, pings: Pings) -> Result<Transport, BuildError>
     where
         C: Service<Uri> + Clone + Send + Sync + 'static,
         C::Response: Connection + Read + Write + Send + Unpin + 'static,
@@ -152,17 +158,9 @@ impl Connector {
             HttpVersions::Http1 => builder.enable_http1().wrap_connector(connector),
             HttpVersions::Http2OrHttp1 => builder.enable_all_versions().wrap_connector(connector),
         };
-        let pool: legacy::Client<_, Body> = pool_builder(self.pings).build(ConnectTimeout { inner: https });
-        let innermost = ServiceBuilder::new().layer(self.headers.clone()).map_err(BoxError::from).service(pool);
-        let base = self.config.base_uri_layer();
-        Ok(match &self.auth {
-            Some(auth) => {
-                let program = plugin(&self.config);
-                let guarded = auth.layer(innermost).map_err(move |error| without_plugin_output(error, &program));
-                BoxCloneSyncService::new(base.layer(guarded))
-            }
-            None => BoxCloneSyncService::new(base.layer(innermost)),
-        })
+        let pool: legacy::Client<_, FencedBody> = pool_builder(pings).build(ConnectTimeout { inner: https });
+        let pool = pool.map_err(BoxError::from).map_request(fenced::guard);
+        Ok(BoxCloneSyncService::new(self.config.base_uri_layer().layer(pool)))
     }
 }
 
@@ -222,32 +220,6 @@ where
             }
         })
     }
-}
-
-fn explain(error: kube::Error, config: &Config) -> BuildError {
-    match error {
-        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
-            BuildError::ExecPlugin { command: plugin(config), status: out.status }
-        }
-        other => BuildError::Credentials(other),
-    }
-}
-
-/// A credential plugin's output may hold a token, its arguments a password: only its exit status may reach a log.
-fn without_plugin_output(error: BoxError, program: &str) -> BoxError {
-    match error.downcast::<AuthError>() {
-        Ok(auth) => match *auth {
-            AuthError::AuthExecRun { out, .. } => {
-                Box::new(BuildError::ExecPlugin { command: program.to_owned(), status: out.status })
-            }
-            other => Box::new(other),
-        },
-        Err(other) => other,
-    }
-}
-
-fn plugin(config: &Config) -> String {
-    config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone()).unwrap_or_default()
 }
 
 fn without_credentials(proxy: &Uri) -> String {

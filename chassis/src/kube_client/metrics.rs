@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -18,6 +18,14 @@ pub struct KubeMetrics {
     durations: Family<DurationLabels, Histogram>,
     retries: Family<RetryLabels, Counter>,
     waited: Family<RoleLabels, Counter<f64, std::sync::atomic::AtomicU64>>,
+    renewals: Family<RenewalLabels, Counter>,
+    held_back: Family<RoleLabels, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RenewalLabels {
+    role: &'static str,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +97,8 @@ impl Default for KubeMetrics {
             durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             retries: Family::default(),
             waited: Family::default(),
+            renewals: Family::default(),
+            held_back: Family::default(),
         }
     }
 }
@@ -113,6 +123,16 @@ impl KubeMetrics {
             "Time requests waited for a slot or for their turn in the rate limit",
             metrics.waited.clone(),
         );
+        registry.register(
+            "tensile_kube_credential_renewals",
+            "New credentials or addresses that were found, by what became of them",
+            metrics.renewals.clone(),
+        );
+        registry.register(
+            "tensile_kube_credentials_held_back",
+            "1 while new credentials are not taken into use and those before stay, else 0",
+            metrics.held_back.clone(),
+        );
         metrics
     }
 
@@ -125,6 +145,14 @@ impl KubeMetrics {
 
     pub(super) fn retried(&self, role: &'static str, reason: &'static str) {
         self.retries.get_or_create(&RetryLabels { role, reason }).inc();
+    }
+
+    pub(super) fn renewed(&self, role: &'static str, outcome: &'static str) {
+        self.renewals.get_or_create(&RenewalLabels { role, outcome }).inc();
+    }
+
+    pub(super) fn held_back(&self, role: &'static str, held_back: bool) {
+        self.held_back.get_or_create(&RoleLabels { role }).set(i64::from(held_back));
     }
 
     pub(super) fn throttled(&self, role: &'static str, waited: Duration) {

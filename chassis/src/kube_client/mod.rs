@@ -1,32 +1,53 @@
 //! The client of a Kubernetes API server, made for bursts and for bad days.
 //!
 //! ```text
-//! Api<K> -> slot (requests in flight) -> token bucket -> timeout -> base URL, credentials -> HTTP/2 connection
-//!              ^------------- wait, when the server or the network says so ------------'
+//! Api<K> -> slot (requests in flight) -> token bucket -> timeout -> credentials of now -> HTTP/2 connection
+//!              ^------------- wait, when the server or the network says so -----------'
 //! ```
+//!
+//! Where the cluster is and who we are there may change while we run: see [`Access`].
 //!
 //! Watches and followed logs pass by slots, bucket and retries: they stay open, and their callers recover on their own
 //! ([`crate::watch`]). They also have a connection of their own: on a shared one, readers that are slow to take their
 //! watch events would use up HTTP/2's flow control window, and every other request would wait for them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use http::{HeaderValue, header::USER_AGENT};
-use kube::{Client, Config};
+use http::HeaderValue;
+use kube::Client;
 
+mod access;
 mod body;
 mod config;
 mod connect;
+mod credential;
+mod endpoint;
+mod exec;
+#[cfg(feature = "fault-points")]
+pub mod fault;
+mod fenced;
+mod kept;
 mod limit;
 mod metrics;
+mod oidc;
 mod policy;
+mod proof;
+mod proxy;
+mod sections;
 mod service;
+mod streaming;
 
+pub use access::{Access, IntoAccess};
 pub use config::{ConfigError, load_config};
+pub use credential::CredentialError;
+pub use fenced::fenced;
+pub use kept::AccessSource;
 pub use metrics::KubeMetrics;
 
-use connect::{Connector, HttpVersions, Pings};
+use connect::{HttpVersions, Pings};
+use endpoint::Endpoint;
 use service::{Limits, Pipeline};
+use streaming::Streaming;
 
 /// Requests each second: what an API server on two cores can answer, so that the server's own limits
 /// (429 by priority and fairness) come first. Peers default to 5 to 100, and that is what made them slow.
@@ -86,71 +107,72 @@ pub enum BuildError {
     /// The user agent cannot be sent.
     #[error("the user agent {0:?} holds characters that HTTP does not allow")]
     UserAgent(String),
-    /// The credential plugin of the kubeconfig failed. Its output and arguments may hold secrets and are not shown.
-    #[error("the credential plugin `{command}` of the kubeconfig failed ({status}); run it by hand to see why")]
-    ExecPlugin {
-        /// The program.
-        command: String,
-        /// How it ended.
-        status: std::process::ExitStatus,
-    },
     /// The proxy of the kubeconfig or of HTTPS_PROXY is of an unknown kind.
     #[error("the proxy {0} cannot be used: its scheme must be http, https or socks5")]
     Proxy(String),
     /// A certificate, key, token or server name cannot be used.
     #[error("the kubeconfig's credentials cannot be used: {0}")]
     Credentials(#[source] kube::Error),
+    /// There is no credential.
+    #[error(transparent)]
+    Credential(CredentialError),
+    /// A configuration with a plugin or an issuer, where nobody would ask it again.
+    #[error("a credential plugin or issuer is asked by Access::open only")]
+    Asks,
+    /// The access has no certificate of its own.
+    #[error("only an access of Access::with_certificate has a certificate to replace")]
+    NotDerived,
     /// `tls-server-name` is not a name.
     #[error("the kubeconfig's tls-server-name {0:?} is neither a DNS name nor an IP address")]
     ServerName(String),
+}
+
+/// Why a kubeconfig gives no access.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// It cannot be used.
+    #[error(transparent)]
+    Config(ConfigError),
+    /// No credential can be had, or no connection be made.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 /// Makes the client for everything but upgraded connections and raw log streams.
 ///
 /// It survives restarts of the API server: a connection that is cut, or does not answer pings for 20 s, is replaced.
 /// Must be called inside a tokio runtime.
-pub fn build(config: Config, options: &ClientOptions, metrics: &KubeMetrics) -> Result<Client, BuildError> {
-    build_with(config, options, metrics, Pings::default())
+pub fn build(access: impl IntoAccess, options: &ClientOptions, metrics: &KubeMetrics) -> Result<Client, BuildError> {
+    build_with(&access.into_access()?, options, metrics, Pings::default())
 }
 
 fn build_with(
-    config: Config,
+    access: &Access,
     options: &ClientOptions,
     metrics: &KubeMetrics,
     pings: Pings,
 ) -> Result<Client, BuildError> {
-    let connector = Connector::new(prepare(config, &options.user_agent)?, pings)?;
+    let user_agent = user_agent(&options.user_agent)?;
     let versions = if options.http2 { HttpVersions::Http2OrHttp1 } else { HttpVersions::Http1 };
-    let limits = Limits::new(options);
-    let pipeline = Pipeline::new(connector.transport(versions)?, connector.transport(versions)?, limits, metrics);
-    Ok(client(pipeline, &connector))
+    let endpoint = || Endpoint::new(access, versions, pings, &user_agent);
+    let pipeline = Pipeline::new(endpoint()?, endpoint()?, Limits::new(options), metrics);
+    Ok(Client::new(pipeline, access.default_namespace()))
 }
 
 /// Makes a client that only speaks HTTP/1.1 and has neither limits, timeouts (but for connecting) nor retries.
 ///
 /// For requests whose connection is taken over (exec, attach, port-forward) and for followed logs.
-pub fn build_streaming(config: Config, user_agent: &str) -> Result<Client, BuildError> {
-    let connector = Connector::new(prepare(config, user_agent)?, Pings::default())?;
-    let transport = connector.transport(HttpVersions::Http1)?;
-    Ok(client(transport, &connector))
+pub fn build_streaming(access: impl IntoAccess, agent: &str) -> Result<Client, BuildError> {
+    let access = access.into_access()?;
+    let endpoint = Endpoint::new(&access, HttpVersions::Http1, Pings::default(), &user_agent(agent)?)?;
+    Ok(Client::new(Streaming::new(endpoint), access.default_namespace()))
 }
 
-fn prepare(mut config: Config, user_agent: &str) -> Result<Arc<Config>, BuildError> {
-    let value = HeaderValue::from_str(user_agent).map_err(|_| BuildError::UserAgent(user_agent.to_owned()))?;
-    config.headers.push((USER_AGENT, value));
-    Ok(Arc::new(config))
+fn user_agent(text: &str) -> Result<HeaderValue, BuildError> {
+    HeaderValue::from_str(text).map_err(|_| BuildError::UserAgent(text.to_owned()))
 }
 
-fn client<S, B>(service: S, connector: &Connector) -> Client
-where
-    S: tower::Service<http::Request<kube::client::Body>, Response = http::Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<tower::BoxError>,
-    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<tower::BoxError>,
-{
-    Client::new(service, connector.default_namespace())
-}
-
+#[cfg(test)]
+mod access_tests;
 #[cfg(test)]
 mod tests;

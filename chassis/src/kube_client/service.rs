@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use jiff::Timestamp;
@@ -17,12 +17,14 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service};
 
+#[cfg(feature = "fault-points")]
+use super::fault::send;
 use super::{
     ClientOptions, KubeMetrics, NoRetry,
     body::HeldBody,
-    connect::Transport,
+    endpoint::{Endpoint, copy_of},
     limit::TokenBucket,
     metrics::{Code, Method, resource_of},
     policy::{Failure, Verdict, judge, retry_after, stays_open},
@@ -71,14 +73,14 @@ pub(super) struct Pipeline {
 }
 
 struct Inner {
-    requests: Transport,
-    streams: Transport,
+    requests: Endpoint,
+    streams: Endpoint,
     limits: Limits,
     metrics: KubeMetrics,
 }
 
 impl Pipeline {
-    pub(super) fn new(requests: Transport, streams: Transport, limits: Limits, metrics: &KubeMetrics) -> Self {
+    pub(super) fn new(requests: Endpoint, streams: Endpoint, limits: Limits, metrics: &KubeMetrics) -> Self {
         Self { inner: Arc::new(Inner { requests, streams, limits, metrics: metrics.clone() }) }
     }
 }
@@ -108,7 +110,8 @@ impl Inner {
     async fn open(&self, request: Request<Body>) -> Result<Response<HeldBody>, BoxError> {
         let (method, resource) = (Method::Watch, resource_of(request.uri().path()));
         let started = Instant::now();
-        let answer = timeout_at(started + self.limits.timeout, self.streams.clone().oneshot(request)).await;
+        let sent = self.streams.send(request, || self.refused(&method, &resource, started));
+        let answer = timeout_at(started + self.limits.timeout, sent).await;
         let code = code_of(answer.as_ref().ok());
         self.metrics.observe(self.limits.role, &method, &resource, code, started.elapsed());
         let response = answer.unwrap_or_else(|_| Err(self.timed_out("a watch was not begun")))?;
@@ -133,9 +136,10 @@ impl Inner {
             let started = Instant::now();
             self.metrics.throttled(limits.role, started - queued);
             let deadline = started + limits.timeout;
-            let answer = timeout_at(deadline, self.requests.clone().oneshot(request)).await;
-            let code = code_of(answer.as_ref().ok());
             let label = Method::Http(method.clone());
+            let go = |request| self.requests.send(request, || self.refused(&label, &resource, started));
+            let answer = timeout_at(deadline, send(go, limits.role, request)).await;
+            let code = code_of(answer.as_ref().ok());
             self.metrics.observe(limits.role, &label, &resource, code, started.elapsed());
             // A request that ran into its time limit is not repeated: the caller has waited long enough.
             let answer = answer.map_err(|_| self.timed_out("it was sent and nothing came back"))?;
@@ -156,20 +160,26 @@ impl Inner {
         Err(RequestError::Closed.into())
     }
 
+    /// Counts an attempt whose credentials were refused and that is made again with newer ones.
+    fn refused(&self, method: &Method, resource: &str, started: Instant) {
+        let code = Code::Status(StatusCode::UNAUTHORIZED.as_u16());
+        self.metrics.observe(self.limits.role, method, resource, code, started.elapsed());
+        self.metrics.retried(self.limits.role, "401");
+    }
+
     fn timed_out(&self, what: &'static str) -> BoxError {
         RequestError::TimedOut { what, timeout: self.limits.timeout }.into()
     }
 }
 
-/// `None` when the body is a stream that cannot be sent twice.
-fn copy_of(request: &Request<Body>) -> Option<Request<Body>> {
-    let body = request.body().try_clone()?;
-    let mut copy = Request::new(body);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
+/// Sends a request, once. (With the feature `fault-points` tests may have it fail.)
+#[cfg(not(feature = "fault-points"))]
+async fn send<S, F>(go: S, _: &'static str, request: Request<Body>) -> Result<Response<Incoming>, BoxError>
+where
+    S: FnOnce(Request<Body>) -> F,
+    F: Future<Output = Result<Response<Incoming>, BoxError>>,
+{
+    go(request).await
 }
 
 fn failure_of(answer: &Result<Response<Incoming>, BoxError>) -> Option<Failure> {

@@ -52,6 +52,10 @@ pub(super) struct Driver<K> {
     counters: Counters,
     backoff: Backoff,
     refused_watches: u32,
+    /// The highest version heard of; 0 before the first list, and where versions are no numbers.
+    newest: u64,
+    /// A try has failed since the API server was last known to have the history that we heard.
+    unsure: bool,
     state: State,
     /// Decoded and not yet handed out.
     ready: VecDeque<Event<K>>,
@@ -72,6 +76,8 @@ where
             health,
             backoff: Backoff::new(BACKOFF_INITIAL, BACKOFF_MAX),
             refused_watches: 0,
+            newest: 0,
+            unsure: false,
             state: State::Listing { next: None, begun: false },
             ready: VecDeque::new(),
             kind: PhantomData,
@@ -85,6 +91,7 @@ where
             }
             let outcome = match &mut self.state {
                 State::Listing { .. } => self.list_page().await,
+                State::Listed { .. } if self.unsure => self.compare_history().await,
                 State::Listed { .. } => self.begin_watch().await,
                 State::Watching { .. } => self.read_line().await,
             };
@@ -101,8 +108,12 @@ where
         let page = decode::page::<K>(&mut text).map_err(|error| Trouble::new(FailureReason::Undecodable, error))?;
         drop(text);
         self.works();
+        let version = page.resource_version;
         if !begun {
-            self.ready.push_back(Event::Restarted);
+            let listed = number(version.as_deref());
+            let decides_until = if self.went_back(listed) { u64::MAX } else { listed };
+            self.unsure = false;
+            self.ready.push_back(Event::Restarted { decides_until });
         }
         self.ready.reserve_exact(page.items.len() + 1);
         for item in page.items {
@@ -115,13 +126,45 @@ where
             return Ok(());
         }
         let missing = || Trouble::new(FailureReason::Undecodable, "the list has no resourceVersion");
-        let version = page.resource_version.ok_or_else(missing)?;
+        let version = version.ok_or_else(missing)?;
         self.backoff.reset();
         self.refused_watches = 0;
+        // Not before: a list that is broken off must not hide from the next one that history went back.
+        self.newest = number(Some(&version));
         self.ready.push_back(Event::ListDone);
         self.gate.set_ready();
         self.state = State::Listed { version };
         Ok(())
+    }
+
+    /// Asks whether the API server's history is the one that we heard, before a watch goes on from its last version.
+    ///
+    /// After a restore from a backup it is a shorter one. A watch from a version that it has not reached yet is no error
+    /// to it: the watch is taken, and silent until then, whatever happens (K
+    /// staging/src/k8s.io/apiserver/pkg/storage/cacher/cache_watcher.go). A list without a resourceVersion is of the
+    /// newest version there is.
+    async fn compare_history(&mut self) -> Result<(), Trouble> {
+        let one = WatchOptions { page_size: 1, ..self.options.clone() };
+        let mut text = answer::list(&self.client, &self.path, &one, None).await?;
+        let page = decode::page::<K>(&mut text).map_err(|error| Trouble::new(FailureReason::Undecodable, error))?;
+        self.unsure = false;
+        let listed = number(page.resource_version.as_deref());
+        if self.went_back(listed) {
+            let (watch, heard) = (self.options.name, self.newest);
+            tracing::warn!(
+                watch,
+                heard,
+                now = listed,
+                "the API server's history went back, as after a restore from a backup: listing anew"
+            );
+            self.state = State::Listing { next: None, begun: false };
+        }
+        Ok(())
+    }
+
+    /// Whether a list of this version shows that history was heard which the API server no longer has.
+    fn went_back(&self, listed: u64) -> bool {
+        listed > 0 && listed < self.newest
     }
 
     async fn begin_watch(&mut self) -> Result<(), Trouble> {
@@ -159,6 +202,7 @@ where
         };
         if let Some(newer) = newer {
             version.clone_from(newer);
+            self.newest = number(Some(newer));
         }
         *any_event = true;
         self.backoff.reset();
@@ -180,6 +224,7 @@ where
     /// Decides where to go on from, and waits before that.
     async fn recover(&mut self, trouble: Trouble) {
         let Trouble { reason, detail } = trouble;
+        self.unsure = true;
         self.counters.restarted(reason);
         self.resume_at(reason);
         let delay = self.backoff.next_delay();
@@ -265,8 +310,13 @@ where
             Event::Applied(_) => &self.counters.applied,
             Event::Deleted(_) => &self.counters.deleted,
             Event::Malformed { .. } => &self.counters.malformed,
-            Event::Restarted | Event::ListDone => return,
+            Event::Restarted { .. } | Event::ListDone => return,
         };
         counter.inc();
     }
+}
+
+/// Versions are comparable as numbers (KEP-5504); one that is none compares as oldest.
+fn number(version: Option<&str>) -> u64 {
+    version.and_then(|version| version.parse().ok()).unwrap_or_default()
 }

@@ -82,7 +82,12 @@ impl WatchOptions {
 pub enum Event<K> {
     /// A new list begins: what is neither [`Event::Listed`] nor [`Event::Malformed`] until [`Event::ListDone`] is gone.
     /// If another one follows before that, the list was broken off and this one counts.
-    Restarted,
+    Restarted {
+        /// The list decides about all versions up to this one. What is known of an object by such a version, and is
+        /// listed with a lower one, was undone: the API server's store was restored from a backup. `u64::MAX` when the
+        /// list itself is older than what this watch has heard.
+        decides_until: u64,
+    },
     /// An object of the list.
     Listed(K),
     /// The list is complete.

@@ -48,9 +48,9 @@ pub fn fit(args: &FitArgs) -> Result<()> {
     for (name, demand) in [("requests only", &plain), ("selector and toleration", &picky)] {
         let mut fits = 0;
         let times = measure(args.runs, || fits = engine.view::<String>(&[]).alone(demand, args.replicas).fits);
-        print(&format!("fit, {name}: {fits} fit"), times);
+        print(&format!("fit, {name}: {fits} fit"), &times);
         let times = measure(args.runs, || fits = engine.view::<String>(&[]).alone(demand, u32::MAX).fits);
-        print(&format!("fit, {name}, all that there is: {fits}"), times);
+        print(&format!("fit, {name}, all that there is: {fits}"), &times);
     }
     let mut held = 0_u32;
     let began = Instant::now();
@@ -79,7 +79,7 @@ fn measure(runs: usize, mut work: impl FnMut()) -> Vec<f64> {
     times
 }
 
-fn print(what: &str, times: Vec<f64>) {
+fn print(what: &str, times: &[f64]) {
     let at = |percent: usize| {
         times.get((times.len() * percent / 100).min(times.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
     };

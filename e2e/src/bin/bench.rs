@@ -2,8 +2,10 @@
 
 use clap::{Parser, Subcommand};
 use tensile_e2e::bench::{
+    fit::{FitArgs, fit},
     offload::{OffloadArgs, offload},
     rest::{RestArgs, rest},
+    takeover::{TakeoverArgs, takeover},
 };
 
 /// Measures tensile side by side with doing the same without it.
@@ -20,6 +22,10 @@ enum What {
     Offload(OffloadArgs),
     /// One pod at a time on clusters at rest
     Rest(RestArgs),
+    /// The fit engine alone, without any cluster
+    Fit(FitArgs),
+    /// The leader of two replicas dies
+    Takeover(TakeoverArgs),
 }
 
 #[tokio::main]
@@ -30,6 +36,8 @@ async fn main() -> anyhow::Result<()> {
         match args.what {
             What::Offload(args) => Box::pin(offload(&args)).await,
             What::Rest(args) => Box::pin(rest(&args)).await,
+            What::Fit(args) => fit(&args),
+            What::Takeover(args) => Box::pin(takeover(&args)).await,
         }
     };
     tokio::select! {

@@ -32,8 +32,10 @@ pub struct AuditEntry {
     pub code: u16,
     /// `ResponseStarted` for a watch under way, `ResponseComplete`, or `Panic`.
     pub stage: String,
-    /// When the request came, RFC 3339 with microseconds.
+    /// When the request came, RFC 3339 with microseconds: its head, that is.
     pub received_at: String,
+    /// When it had been carried out and answered.
+    pub answered_at: String,
 }
 
 /// The entries of users whose name begins with `user_prefix`, in the order of the log.
@@ -70,6 +72,8 @@ struct Event {
     response_status: Status,
     #[serde(default)]
     request_received_timestamp: String,
+    #[serde(default)]
+    stage_timestamp: String,
 }
 
 #[derive(Deserialize)]
@@ -109,6 +113,7 @@ impl From<Event> for AuditEntry {
             code: event.response_status.code,
             stage: event.stage,
             received_at: event.request_received_timestamp,
+            answered_at: event.stage_timestamp,
         }
     }
 }

@@ -16,12 +16,14 @@ pub struct ClusterBuilder {
     pub(crate) kwok: bool,
     pub(crate) real_nodes: usize,
     pub(crate) on_bridge: bool,
+    pub(crate) dns: bool,
     pub(crate) service_cidr: String,
     pub(crate) pod_cidr: Option<String>,
     pub(crate) controller_manager: bool,
     pub(crate) scheduler: bool,
     pub(crate) audit: bool,
     pub(crate) verify_kubelets: bool,
+    pub(crate) feature_gates: Vec<String>,
     pub(crate) node_monitor_grace: Option<Duration>,
     pub(crate) default_toleration_seconds: Option<u32>,
     pub(crate) client_rate: Option<ClientRate>,
@@ -38,12 +40,14 @@ impl ClusterBuilder {
             kwok: false,
             real_nodes: 0,
             on_bridge: false,
+            dns: false,
             service_cidr: "10.96.0.0/16".to_owned(),
             pod_cidr: None,
             controller_manager: true,
             scheduler: true,
             audit: true,
             verify_kubelets: false,
+            feature_gates: Vec::new(),
             node_monitor_grace: None,
             default_toleration_seconds: None,
             client_rate: None,
@@ -82,6 +86,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn on_bridge(mut self, on: bool) -> Self {
         self.on_bridge = on;
+        self
+    }
+
+    /// Whether pods on real nodes ask the cluster's name server, which [`crate::ClusterDns`] starts; off by default.
+    #[must_use]
+    pub fn dns(mut self, on: bool) -> Self {
+        self.dns = on;
         self
     }
 
@@ -126,6 +137,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn verify_kubelets(mut self, on: bool) -> Self {
         self.verify_kubelets = on;
+        self
+    }
+
+    /// Switches an alpha feature on, in the API server and the kubelets of real nodes.
+    #[must_use]
+    pub fn feature_gate(mut self, name: &str) -> Self {
+        self.feature_gates.push(name.to_owned());
         self
     }
 

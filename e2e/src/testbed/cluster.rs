@@ -19,7 +19,7 @@ use super::certificates::{Authority, write_all, write_private};
 use super::component::Component;
 use super::control_plane::{self, AUDIT_POLICY, Layout};
 use super::real_nodes::{Network, NodeWanted, RealNode};
-use super::{AuditEntry, KwokNodes, RealNodes, audit, kwok};
+use super::{AuditEntry, KwokNodes, RealNodes, audit, dns, kwok};
 use crate::claim::PortClaim;
 use crate::eventually::{Seen, eventually};
 use crate::run::{self, Run};
@@ -187,6 +187,8 @@ impl Cluster {
                 server_url: &self.server_url,
                 ca_pem: &self.ca_pem,
                 service_cidr: &self.wanted.service_cidr,
+                dns: self.wanted.dns.then(|| dns::address(&self.wanted.service_cidr)).transpose()?,
+                feature_gates: &self.wanted.feature_gates,
             })
             .await?;
             nodes.push(node);

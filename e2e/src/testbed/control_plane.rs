@@ -104,6 +104,9 @@ pub(crate) fn apiserver(program: &PathBuf, layout: &Layout, wanted: &ClusterBuil
     if wanted.verify_kubelets {
         command.arg(format!("--kubelet-certificate-authority={}", layout.pki("ca.crt")));
     }
+    for gate in &wanted.feature_gates {
+        command.arg(format!("--feature-gates={gate}=true"));
+    }
     if let Some(seconds) = wanted.default_toleration_seconds {
         command
             .arg(format!("--default-not-ready-toleration-seconds={seconds}"))

@@ -1,9 +1,20 @@
 //! Breaking a cluster on purpose, and mending it.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
 
-use super::Cluster;
+use anyhow::{Context, Result};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
 use super::real_nodes::RealNode;
+use super::{Cluster, KWOK_ANNOTATION};
+use crate::eventually::{Seen, eventually};
+
+/// KWOK takes a second or two to take its nodes.
+const KWOK_DEADLINE: Duration = Duration::from_mins(1);
 
 impl Cluster {
     /// Ends a real node's kubelet with SIGKILL; its containers run on.
@@ -78,6 +89,56 @@ impl Cluster {
     /// Starts the scheduler again.
     pub fn start_scheduler(&self) -> Result<()> {
         self.scheduler.start()
+    }
+
+    /// Lets one simulated node die: its heartbeats end, and its pods stand still, also those that are deleted. KWOK
+    /// is started anew without it.
+    pub async fn lose_kwok_node(&self, name: &str) -> Result<()> {
+        let nodes: Api<Node> = Api::all(self.client());
+        let kept = json!({"metadata": {"annotations": {KWOK_ANNOTATION.0: null}}});
+        self.stop_kwok();
+        nodes
+            .patch(name, &PatchParams::default(), &Patch::Merge(kept))
+            .await
+            .with_context(|| format!("taking the node {name} from KWOK"))?;
+        self.start_kwok_at_once().await
+    }
+
+    /// Starts KWOK again, without the 40 s in which the leases of its former self run out, and waits until it keeps its
+    /// nodes.
+    pub(super) async fn start_kwok_at_once(&self) -> Result<()> {
+        let leases: Api<Lease> = Api::namespaced(self.client(), "kube-node-lease");
+        leases
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
+            .await
+            .context("deleting node leases")?;
+        self.kwok.start()?;
+        let nodes = Api::<Node>::all(self.client()).list_metadata(&ListParams::default()).await?;
+        let kept = nodes.iter().filter(|node| node.annotations().contains_key(KWOK_ANNOTATION.0));
+        let kept: Vec<String> = kept.map(ResourceExt::name_any).collect();
+        eventually("KWOK keeps its nodes", KWOK_DEADLINE, || async {
+            let there: Vec<String> =
+                leases.list(&ListParams::default()).await?.iter().map(ResourceExt::name_any).collect();
+            let missing: Vec<&String> = kept.iter().filter(|name| !there.contains(name)).collect();
+            Ok(Seen::when(missing.is_empty(), missing))
+        })
+        .await?;
+        self.touch_deleted_pods().await
+    }
+
+    /// KWOK overlooks what happens to a pod between its own start and the moment that it keeps the pod's node, and so a
+    /// pod deleted then would stay for ever. Changed once more, it is looked at.
+    async fn touch_deleted_pods(&self) -> Result<()> {
+        let all: Api<Pod> = Api::all(self.client());
+        let touch = Patch::Merge(json!({"metadata": {"annotations": {"tensile.test/touched": "true"}}}));
+        for pod in all.list_metadata(&ListParams::default()).await?.items {
+            if pod.metadata.deletion_timestamp.is_some() {
+                let pods: Api<Pod> = Api::namespaced(self.client(), &pod.namespace().unwrap_or_default());
+                // It may be gone by now.
+                let _ = pods.patch(&pod.name_any(), &PatchParams::default(), &touch).await;
+            }
+        }
+        Ok(())
     }
 
     /// Ends KWOK: all simulated nodes stop sending heartbeats, and their pods stand still.

@@ -25,7 +25,7 @@ mod network;
 mod node;
 mod node_config;
 
-pub use image::ImageArchive;
+pub use crate::image::ImageArchive;
 pub(crate) use network::Network;
 pub(crate) use node::{NodeWanted, RealNode};
 

@@ -98,10 +98,9 @@ impl Tool {
         match self {
             Self::KubeApiserver => 224,
             Self::KubeControllerManager => 46,
-            Self::Kwok => 60,
+            Self::Kwok | Self::CoreDns => 60,
             Self::Helm => 86,
             Self::MetricsServer => 120,
-            Self::CoreDns => 60,
             Self::KubectlOld => 90,
             _ => 15,
         }

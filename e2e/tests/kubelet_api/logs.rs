@@ -1,6 +1,7 @@
 //! `kubectl logs`.
 
 use crate::{
+    access::{direct, get},
     command::{Running, run, until},
     world::world,
 };
@@ -96,4 +97,28 @@ fn what_cannot_be_shown_is_explained_as_by_a_kubelet() {
         ended.err.trim(),
         "Error from server (BadRequest): previous terminated container \"main\" in pod \"talk\" not found"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_are_none_are_refused_with_the_reason() {
+    let Some(world) = world() else { return };
+    let admin = world.upper.user_kubeconfig("reader-of-logs", &["system:masters"]).unwrap();
+    let client = direct(world, world.port, Some(&admin)).await;
+    // An upper API server refuses most of these itself; other callers come without one.
+    for (query, code, reason) in [
+        ("tailLines=-1", 422, "tailLines: Invalid value: -1"),
+        ("tailLines=many", 400, "many"),
+        ("limitBytes=0", 422, "limitBytes: Invalid value: 0: must be greater than 0"),
+        ("sinceSeconds=0", 422, "sinceSeconds: Invalid value: 0: must be greater than 0"),
+        ("sinceSeconds=5&sinceTime=2026-01-01T00:00:00Z", 422, "at most one of `sinceTime` or `sinceSeconds`"),
+        ("sinceTime=yesterday", 400, "yesterday"),
+        // The lower cluster has the feature off, which is its default.
+        ("stream=Stderr", 422, "stream: Forbidden: may not be specified"),
+    ] {
+        let (answered, text) = get(&client, &format!("/containerLogs/shop/talk/side?{query}")).await;
+        assert_eq!(answered, code, "{query}: {text}");
+        assert!(text.contains(reason) && !text.starts_with('{'), "{query}: {text}");
+    }
+    let (code, text) = get(&client, "/containerLogs/shop/talk/absent").await;
+    assert_eq!((code, text.contains("container absent is not valid for pod talk")), (400, true), "{text}");
 }

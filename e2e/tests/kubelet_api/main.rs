@@ -8,4 +8,5 @@ mod command;
 mod exec;
 mod forward;
 mod logs;
+mod metrics;
 mod world;

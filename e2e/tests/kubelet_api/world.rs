@@ -24,7 +24,7 @@ use tensile_chassis::{
 use tensile_e2e::{Cluster, RealNodes, SHELL_IMAGE, Seen, Tool, Tools, eventually, install_crypto};
 use tensile_virtual_node::{
     context::{LowerClients, Settings, UpperClients},
-    kubelet::{KubeletArgs, KubeletServer, Lookup, PodLookup},
+    kubelet::{KubeletArgs, KubeletServer, Lookup, PodLookup, RunningPod},
     names::{Key, NamespaceMapping},
 };
 use tokio_util::sync::CancellationToken;
@@ -142,6 +142,11 @@ impl PodLookup for Fixed {
         } else {
             Lookup::Found { lower: Key::new(LOWER_NAMESPACE, &key.name) }
         }
+    }
+
+    /// Not asked: the lower cluster of these tests has no metrics.
+    fn running(&self, _: &Key, _: Option<&str>) -> Option<RunningPod> {
+        None
     }
 }
 

@@ -11,5 +11,6 @@ mod jobs;
 mod metrics;
 mod needs;
 mod refusals;
+mod services;
 mod spec;
 mod world;

@@ -1,10 +1,10 @@
 //! What the lower cluster, or we, refuse: an event and a condition say what, where and how to mend it.
 
 use k8s_openapi::api::core::v1::{LimitRange, Pod, ResourceQuota};
-use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::{apps::v1::DaemonSet, node::v1::RuntimeClass, scheduling::v1::PriorityClass};
 use kube::{
-    Api,
-    api::{DeleteParams, PostParams},
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
 
@@ -35,6 +35,78 @@ async fn a_missing_priority_class_is_named_and_the_pod_goes_on_when_it_is_made()
     space.until("important", "is ready", is_ready).await;
     let below: Pod = space.lower(&world.a).get("important").await.unwrap();
     assert_eq!(below.spec.unwrap().priority, Some(7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_runtime_class_is_named_and_the_pod_goes_on_when_it_is_made() {
+    const CLASS: &str = "tensile-test-sandbox";
+    let world = world().await;
+    let space = world.namespace("runtime").await;
+    let class: RuntimeClass =
+        serde_json::from_value(json!({"metadata": {"name": CLASS}, "handler": "sandbox"})).unwrap();
+    for cluster in [&world.upper, &world.a] {
+        let _ = Api::<RuntimeClass>::all(cluster.client()).delete(CLASS, &DeleteParams::default()).await;
+    }
+    Api::all(world.upper.client()).create(&PostParams::default(), &class).await.unwrap();
+    let change = json!({"runtimeClassName": CLASS, "nodeSelector": {"tensile.dev/cluster": "vn-a"}});
+    space.pod("sandboxed", change).await;
+    let message = space.until_event("sandboxed", "RuntimeClassNotFound").await;
+    assert!(message.contains(CLASS) && message.contains("create a RuntimeClass"), "{message}");
+    let waiting = space.upper_pods().get("sandboxed").await.unwrap();
+    assert_eq!(condition(&waiting, "tensile.dev/Offloaded").unwrap().reason.as_deref(), Some("RuntimeClassNotFound"));
+    Api::all(world.a.client()).create(&PostParams::default(), &class).await.unwrap();
+    space.until("sandboxed", "is ready", is_ready).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemonsets_pods_stay_off_the_lower_clusters() {
+    let world = world().await;
+    let space = world.namespace("daemons").await;
+    let daemon_set = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: NAME, namespace: NAMESPACE}
+spec:
+  selector: {matchLabels: {app: NAME}}
+  template:
+    metadata: {labels: {app: NAME}}
+    spec:
+      tolerations: TOLERATIONS
+      containers: [{name: main, image: 'example.test/agent:1'}]
+";
+    let made = |name: &str, tolerations: &str| {
+        daemon_set.replace("TOLERATIONS", tolerations).replace("NAMESPACE", &space.name).replace("NAME", name)
+    };
+    // One of machines, and one of everything, as log collectors are.
+    space.apply(&made("machines", "[]")).await;
+    space.apply(&made("everywhere", "[{operator: Exists}]")).await;
+    let of = |app: &str| ListParams::default().labels(&format!("app={app}"));
+    let pods = tensile_e2e::eventually(
+        "both virtual nodes have a pod of the one that tolerates all",
+        crate::world::SOON,
+        || async {
+            let pods = space.upper_pods().list(&of("everywhere")).await?.items;
+            let bound =
+                pods.iter().filter(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())).count();
+            Ok(if bound == 2 { tensile_e2e::Seen::Done(pods) } else { tensile_e2e::Seen::NotYet(format!("{bound}")) })
+        },
+    )
+    .await
+    .unwrap();
+    for pod in &pods {
+        let message = space.until_event(&pod.name_any(), "NotTaken").await;
+        assert!(message.contains("type NotIn virtual-kubelet"), "{message}");
+    }
+    assert!(space.upper_pods().list(&of("machines")).await.unwrap().items.is_empty());
+    assert!(space.lower_pods().await.is_empty());
+    // Its deletion hangs on none of them.
+    space.upper::<DaemonSet>().delete("everywhere", &DeleteParams::default()).await.unwrap();
+    tensile_e2e::eventually("its pods are gone", crate::world::SOON, || async {
+        let left = space.upper_pods().list(&of("everywhere")).await?.items.len();
+        Ok(tensile_e2e::Seen::when(left == 0, left))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +164,7 @@ async fn a_limit_range_below_changes_resources_without_an_endless_correction() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_of_daemonsets_and_of_kube_system_are_not_taken_and_can_be_deleted() {
+async fn pods_of_kube_system_are_not_taken_and_can_be_deleted() {
     let world = world().await;
     let mut pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "system-pod", "namespace": "kube-system"},
@@ -116,7 +188,7 @@ async fn pods_of_daemonsets_and_of_kube_system_are_not_taken_and_can_be_deleted(
     .unwrap();
     let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(world.upper.client(), "kube-system");
     tensile_e2e::eventually("an event says that it is not taken", crate::world::SOON, || async {
-        let found = events.list(&kube::api::ListParams::default()).await?.items;
+        let found = events.list(&ListParams::default()).await?.items;
         let told = found.iter().any(|e| {
             e.reason.as_deref() == Some("NotTaken") && e.involved_object.name.as_deref() == Some("system-pod")
         });

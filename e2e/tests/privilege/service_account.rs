@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
 use kube::{
     Api,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 use tensile_e2e::{Cluster, KwokNodes, Seen, VirtualNode, eventually};
@@ -107,6 +107,17 @@ async fn the_wide_rights_of_an_account_without_a_certificate_are_all_used_and_en
     })
     .await
     .unwrap();
+    // Copies that somebody deletes below are made anew, from a fresh read above.
+    let secrets: Api<Secret> = Api::namespaced(lower.client(), "work");
+    settings(&lower).delete("settings", &DeleteParams::default()).await.unwrap();
+    secrets.delete("password", &DeleteParams::default()).await.unwrap();
+    eventually("the copies are back", SOON, || async {
+        let back =
+            (settings(&lower).get_opt("settings").await?.is_some(), secrets.get_opt("password").await?.is_some());
+        Ok(Seen::when(back == (true, true), back))
+    })
+    .await
+    .unwrap();
     // A pod that lacks something is told so.
     upper.apply_yaml(LACKING).await.unwrap();
     let events: Api<Event> = Api::namespaced(upper.client(), "work");
@@ -130,8 +141,6 @@ async fn the_wide_rights_of_an_account_without_a_certificate_are_all_used_and_en
     })
     .await
     .unwrap();
-    // Before a copy that nobody needs is deleted, the upper object is asked for.
-    let secrets: Api<Secret> = Api::namespaced(lower.client(), "work");
     eventually("the copies are gone", AFTER_GRACE, || async {
         let left =
             (settings(&lower).get_opt("settings").await?.is_some(), secrets.get_opt("password").await?.is_some());

@@ -74,6 +74,6 @@ async fn strangers_get_401_those_without_rights_403_and_the_api_server_is_let_in
         crate::command::run(&mut kubectl, b"").ok()
     };
     assert_eq!(raw("/api/v1/namespaces/access/pods/secretive/log".to_owned()), "secret\n");
-    assert_eq!(raw(format!("/api/v1/nodes/{NODE}/proxy/healthz")), "ok\n");
+    assert_eq!(raw(format!("/api/v1/nodes/{NODE}/proxy/healthz")), "ok");
     assert!(raw(format!("/api/v1/nodes/{NODE}/proxy/pods")).contains("\"secretive\""));
 }

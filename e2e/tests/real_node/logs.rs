@@ -6,7 +6,7 @@ use tensile_e2e::{Seen, eventually};
 use crate::{
     command::{Running, run},
     pods::{is_ready, restarts, runs},
-    world::{SOON, space},
+    world::{KUBECTLS, SOON, space},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,35 +43,50 @@ spec:
     assert_eq!(status.host_ip.unwrap(), space.world.upper.host_address().to_string(), "the virtual node's address");
     assert!(status.pod_ip.is_some_and(|ip| ip.starts_with("198.1")), "the real pod's address");
 
-    let logs = async |arguments: &[&str]| space.run(&[&["logs"], arguments].concat()).await.ok();
     eventually("the log is complete", SOON, || async {
-        let log = logs(&[&pod, "-c", "main"]).await;
+        let log = space.run(&["logs", &pod, "-c", "main"]).await.ok();
         Ok(Seen::when(log == "one\ntwo\nthree\n", log))
     })
     .await
     .unwrap();
-    assert_eq!(logs(&["deployment/web", "-c", "side"]).await, "aside\n");
-    assert_eq!(logs(&[&pod, "-c", "main", "--tail", "1"]).await, "three\n");
-    assert_eq!(logs(&[&pod, "-c", "main", "--since", "1h"]).await, "one\ntwo\nthree\n");
-    assert_eq!(logs(&[&pod, "-c", "main", "--since-time", "2124-01-01T00:00:00Z"]).await, "");
-    assert_eq!(logs(&[&pod, "-c", "main", "--limit-bytes", "4"]).await, "one\n");
-    let stamped = logs(&[&pod, "-c", "side", "--timestamps"]).await;
-    assert!(stamped.starts_with("20") && stamped.ends_with("Z aside\n"), "{stamped}");
-    let all = logs(&[&pod, "--all-containers", "--prefix"]).await;
-    assert!(all.contains("/main] two") && all.contains("/side] aside"), "{all}");
+    let undisturbed = space.undisturbed().await;
+    for version in KUBECTLS {
+        let logs = |arguments: &[&str]| run(&mut space.kubectl_of(version, &[&["logs"], arguments].concat()), b"").ok();
+        assert_eq!(logs(&["deployment/web", "-c", "side"]), "aside\n");
+        assert_eq!(logs(&[&pod, "-c", "main", "--tail", "1"]), "three\n");
+        assert_eq!(logs(&[&pod, "-c", "main", "--since", "1h"]), "one\ntwo\nthree\n");
+        assert_eq!(logs(&[&pod, "-c", "main", "--since-time", "2124-01-01T00:00:00Z"]), "");
+        assert_eq!(logs(&[&pod, "-c", "main", "--limit-bytes", "4"]), "one\n");
+        let stamped = logs(&[&pod, "-c", "side", "--timestamps"]);
+        assert!(stamped.starts_with("20") && stamped.ends_with("Z aside\n"), "{stamped}");
+        // What was said after one of the lines, its own time included; the API counts in seconds.
+        let time = stamped.split(' ').next().unwrap();
+        assert_eq!(logs(&[&pod, "-c", "side", "--since-time", time]), "aside\n");
+        let all = logs(&[&pod, "--all-containers", "--prefix"]);
+        assert!(all.contains("/main] two") && all.contains("/side] aside"), "{all}");
+        let selected = logs(&["--selector", "app=web", "-c", "main", "--tail", "2", "--prefix"]);
+        assert_eq!(selected, format!("[pod/{pod}/main] two\n[pod/{pod}/main] three\n"));
+    }
+    drop(undisturbed);
     let refused = space.run(&["logs", &pod, "-c", "main", "--previous"]).await;
     assert!(refused.err.contains("previous terminated container \"main\""), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_of_the_life_before_are_there() {
+async fn a_follower_ends_with_its_container_and_logs_of_the_life_before_are_there() {
     let Some(space) = space("logs-previous").await else { return };
     let script = "echo x >>/data/lives; echo life $(wc -l </data/lives); while [ ! -e /data/end ]; do sleep 0.1; done; rm /data/end; exit 3";
     let mut main = crate::world::container("main", script);
     main["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     space.pod("cat", "", json!({"containers": [main], "volumes": [{"name": "data", "emptyDir": {}}]})).await;
     space.until("cat", "runs", |pod| runs(pod, "main")).await;
-    space.inside("cat", "touch /data/end").await;
+    let undisturbed = space.undisturbed().await;
+    let mut follower = Running::start(&mut space.kubectl(&["logs", "--follow", "cat"]));
+    follower.line("life 1");
+    run(&mut space.kubectl(&["exec", "cat", "--", "touch", "/data/end"]), b"").ok();
+    // As on any node: a follower stays with the container that it began with.
+    assert_eq!(follower.wait().ok(), "life 1\n");
+    drop(undisturbed);
     space.until("cat", "runs again", |pod| runs(pod, "main") && restarts(pod, "main") == 1).await;
     eventually("the new life has said a word", SOON, || async {
         let log = space.run(&["logs", "cat"]).await;

@@ -12,7 +12,7 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use serde_json::{Value, json};
-use tensile_e2e::{Cluster, RealNodes, SHELL_IMAGE, Seen, Tool, Tools, VirtualNode, eventually};
+use tensile_e2e::{Cluster, MetricsServer, RealNodes, SHELL_IMAGE, Seen, Tool, Tools, VirtualNode, eventually};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
 
 use crate::{
@@ -25,6 +25,9 @@ pub const SOON: Duration = Duration::from_mins(2);
 
 /// The virtual node's name.
 pub const NODE: &str = "vn-real";
+
+/// The versions of kubectl that are tried: the newest, and one as users still have it.
+pub const KUBECTLS: [Tool; 2] = [Tool::Kubectl, Tool::KubectlOld];
 
 /// Does nothing until it is told to end, and then ends at once.
 pub const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
@@ -39,6 +42,8 @@ pub struct World {
     /// Commands that go through the virtual-node read this; who kills the virtual-node writes it.
     pub undisturbed: RwLock<()>,
     active: AtomicUsize,
+    /// Above and below, for as long as the clusters: an API that goes away troubles every kubectl.
+    _metrics_servers: [MetricsServer; 2],
 }
 
 /// The shared world, started by the first test that asks; `None`, with the reason said, where no real nodes can run.
@@ -50,7 +55,7 @@ pub async fn world() -> Option<&'static World> {
                 eprintln!("skipped: {reason}");
                 return None;
             }
-            Some(World::start().await)
+            Some(Box::pin(World::start()).await)
         })
         .await
         .as_ref()
@@ -75,10 +80,19 @@ impl World {
         .unwrap();
         let api = upper.server_url().strip_prefix("https://").unwrap().trim_end_matches('/').to_owned();
         let node = VirtualNode::builder(&upper, &lower).name(NODE).args(["--upper-api-for-pods", &api]);
-        let node = node.start().await.unwrap();
+        let (node, above, below) =
+            tokio::try_join!(node.start(), MetricsServer::start(&upper), MetricsServer::start(&lower)).unwrap();
         let (host, port) = api.rsplit_once(':').unwrap();
         let upper_api = (host.to_owned(), port.to_owned());
-        Self { upper, lower, node, upper_api, undisturbed: RwLock::default(), active: AtomicUsize::new(0) }
+        Self {
+            upper,
+            lower,
+            node,
+            upper_api,
+            undisturbed: RwLock::default(),
+            active: AtomicUsize::new(0),
+            _metrics_servers: [above, below],
+        }
     }
 
     /// Makes an upper namespace and waits until pods can be created in it.
@@ -205,7 +219,14 @@ impl Space {
 
     /// kubectl in the upper cluster and this namespace, for who holds [`Self::undisturbed`].
     pub fn kubectl(&self, arguments: &[&str]) -> Command {
-        let mut command = self.world.upper.kubectl();
+        self.kubectl_of(Tool::Kubectl, arguments)
+    }
+
+    /// [`Self::kubectl`] of one of [`KUBECTLS`].
+    pub fn kubectl_of(&self, version: Tool, arguments: &[&str]) -> Command {
+        let plain = self.world.upper.kubectl();
+        let mut command = Command::new(Tools::shared().locate_or_build(version).unwrap());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.args(["--namespace", &self.name]).args(arguments);
         command
     }

@@ -1,8 +1,12 @@
-//! The lower API server goes away.
+//! An API server goes away: the lower one, or the upper one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kube::api::{DeleteParams, ListParams};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
 use tensile_e2e::{Cluster, KwokNodes, Seen, VirtualNode, eventually};
 use tensile_proto::vocabulary::{condition, taint};
 
@@ -118,4 +122,69 @@ async fn a_lower_api_server_that_hangs_is_noticed_and_a_restart_meanwhile_keeps_
     assert_one_twin_each(&upper, &lower).await;
     let (_, after) = twins(&upper, &lower).await;
     assert_eq!(after, below);
+}
+
+/// As the lower nodes of KWOK have it: a lease is renewed each 10 s, and missed after this time.
+const NODE_GRACE: Duration = Duration::from_secs(20);
+
+/// Longer than a node may be silent, and than any pause between two tries of the virtual-node; what follows is the same
+/// after any longer time. Pods are evicted 300 s after their node was found silent, by a clock that stands still while
+/// there is no API server.
+const AWAY: Duration = Duration::from_secs(45);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upper_api_server_that_is_away_stops_no_pod_and_what_happened_meanwhile_is_told_afterwards() {
+    let (upper, lower) = tokio::try_join!(
+        Cluster::builder("upper").node_monitor_grace(NODE_GRACE).start(),
+        Cluster::builder("lower").nodes(KwokNodes::count(2)).start()
+    )
+    .unwrap();
+    let virtual_node = VirtualNode::builder(&upper, &lower).name("vn").start().await.unwrap();
+    make_namespace(&upper).await;
+    upper.apply_yaml(&deployment(5)).await.unwrap();
+    until_ready(&upper, 5, SOON).await;
+    let (above, below) = twins(&upper, &lower).await;
+    let of = |uid: &String| below[uid][0].clone();
+
+    upper.stop_apiserver();
+    let began = Instant::now();
+    // Meanwhile one container below is restarted, and one pod is deleted by somebody.
+    let all = pods(&lower).list(&ListParams::default()).await.unwrap().items;
+    let named = |uid: &String| all.iter().find(|pod| pod.metadata.uid.as_ref() == Some(&of(uid))).unwrap().name_any();
+    let (restarted, deleted) = (named(&above[0]), named(&above[1]));
+    let mut status = pods(&lower).get(&restarted).await.unwrap().status.unwrap();
+    status.container_statuses.as_mut().unwrap()[0].restart_count = 7;
+    let patch = Patch::Merge(json!({"status": {"containerStatuses": status.container_statuses}}));
+    pods(&lower).patch_status(&restarted, &PatchParams::default(), &patch).await.unwrap();
+    pods(&lower).delete(&deleted, &DeleteParams::default()).await.unwrap();
+    // There is nothing to wait for but time.
+    tokio::time::sleep(AWAY.saturating_sub(began.elapsed())).await;
+    assert!(virtual_node.exited().is_none(), "it gave up: {}", virtual_node.logs());
+    assert_eq!(pods(&lower).list(&ListParams::default()).await.unwrap().items.len(), 4, "the others run on");
+
+    upper.start_apiserver().await.unwrap();
+    // Kubernetes' own controllers and its scheduler pause for up to a minute between two tries by now.
+    until_ready(&upper, 5, Duration::from_mins(4)).await;
+    assert_one_twin_each(&upper, &lower).await;
+    eventually("the restart is told above", SOON, || async {
+        let status = pods(&upper).get(&restarted).await?.status.unwrap_or_default();
+        let count = status.container_statuses.iter().flatten().map(|container| container.restart_count).sum::<i32>();
+        Ok(Seen::when(count == 7, count))
+    })
+    .await
+    .unwrap();
+    eventually("the Node is Ready", SOON, || async {
+        let seen = node(&upper, "vn").await;
+        let alive = node_condition(&seen, "Ready") == "True" && !has_taint(&seen, "node.kubernetes.io/unreachable");
+        Ok(Seen::when(alive, seen))
+    })
+    .await
+    .unwrap();
+    let (after_above, after_below) = twins(&upper, &lower).await;
+    let kept: Vec<&String> = above.iter().filter(|uid| after_above.contains(uid)).collect();
+    assert_eq!(kept.len(), 4, "only the pod that was deleted below was replaced");
+    for uid in kept {
+        assert_eq!(after_below[uid], below[uid], "and the others run where they ran");
+    }
+    assert!(virtual_node.exited().is_none());
 }

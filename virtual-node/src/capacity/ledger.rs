@@ -1,4 +1,4 @@
-//! The one snapshot of the lower cluster, and what is published of it.
+//! The one snapshot of the lower cluster with its fit engine, and what is published of it.
 
 use std::{
     collections::HashSet,
@@ -11,7 +11,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
-use tensile_scheduling::{PodFacts, Pool, Room, Snapshot};
+use tensile_scheduling::{FitEngine, PodFacts, Pool, Room, Snapshot};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +39,7 @@ pub struct Published {
 }
 
 struct Inner {
-    snapshot: Mutex<Snapshot>,
-    pool: Pool,
+    engine: Mutex<FitEngine>,
     changed: Notify,
     nodes_listed: AtomicBool,
     pods_listed: AtomicBool,
@@ -53,8 +52,7 @@ impl CapacityLedger {
     /// An empty ledger of the nodes in `pool`.
     pub fn new(pool: Pool) -> Self {
         let inner = Inner {
-            snapshot: Mutex::new(Snapshot::new()),
-            pool,
+            engine: Mutex::new(FitEngine::new(pool)),
             changed: Notify::new(),
             nodes_listed: AtomicBool::new(false),
             pods_listed: AtomicBool::new(false),
@@ -123,7 +121,21 @@ impl CapacityLedger {
 
     /// Reads the snapshot, for what [`Room`] does not hold (node classes). Keep it short: watches wait meanwhile.
     pub fn read<T>(&self, read: impl FnOnce(&Snapshot, &Pool) -> T) -> T {
-        read(&self.inner.snapshot.lock(), &self.inner.pool)
+        let engine = self.inner.engine.lock();
+        read(engine.snapshot(), engine.pool())
+    }
+
+    /// Asks the fit engine, or holds and releases room with it. Keep it short: watches wait meanwhile.
+    pub fn decide<T>(&self, decide: impl FnOnce(&mut FitEngine) -> T) -> T {
+        let mut engine = self.inner.engine.lock();
+        let before = engine.snapshot().revision();
+        let decided = decide(&mut engine);
+        let changed = engine.snapshot().revision() != before;
+        drop(engine);
+        if changed {
+            self.inner.changed.notify_one();
+        }
+        decided
     }
 
     /// Publishes sums while they change, until `shutdown`.
@@ -139,13 +151,14 @@ impl CapacityLedger {
             if !self.synced() {
                 continue;
             }
-            let snapshot = self.inner.snapshot.lock();
+            let engine = self.inner.engine.lock();
+            let snapshot = engine.snapshot();
             if published == Some(snapshot.revision()) {
                 continue;
             }
             published = Some(snapshot.revision());
-            let room = snapshot.room(&self.inner.pool);
-            drop(snapshot);
+            let room = snapshot.room(engine.pool());
+            drop(engine);
             replace_if_other(&self.inner.shape, Shape::from(&room));
             replace_if_other(&self.inner.room, room);
             self.inner.revision.send_replace(published);
@@ -153,14 +166,7 @@ impl CapacityLedger {
     }
 
     fn change(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut snapshot = self.inner.snapshot.lock();
-        let before = snapshot.revision();
-        change(&mut snapshot);
-        let changed = snapshot.revision() != before;
-        drop(snapshot);
-        if changed {
-            self.inner.changed.notify_one();
-        }
+        self.decide(|engine| change(engine.snapshot_mut()));
     }
 }
 
@@ -195,7 +201,8 @@ mod tests {
 
     fn pod(uid: &str, node: &str, cpu_millis: i64, ours: bool) -> PodFacts {
         let requests = [("cpu", cpu_millis), ("pods", 1)].into_iter().collect();
-        PodFacts { uid: uid.into(), node: Some(node.into()), requests, ours, terminated: false }
+        let owner = ours.then(|| format!("upper-{uid}"));
+        PodFacts { uid: uid.into(), node: Some(node.into()), requests, owner, ..PodFacts::default() }
     }
 
     async fn next(shape: &mut watch::Receiver<Option<Arc<Shape>>>) -> Arc<Shape> {

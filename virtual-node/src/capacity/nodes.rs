@@ -44,7 +44,7 @@ impl NodesWatch {
 
     fn take_in(&mut self, event: Event<Node>) {
         match event {
-            Event::Restarted => self.unseen = self.known.clone(),
+            Event::Restarted { .. } => self.unseen = self.known.clone(),
             Event::Listed(node) | Event::Applied(node) => {
                 let name = node.metadata.name.clone().unwrap_or_default();
                 self.unseen.remove(&name);

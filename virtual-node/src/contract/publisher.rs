@@ -1,12 +1,18 @@
 //! Publishes `ClusterState` when the snapshot or the reachability of the lower API server changes, and somebody listens.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tensile_proto::v1;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::state::cluster_state;
+use super::{reservations::Opening, state::cluster_state};
 use crate::{capacity::CapacityLedger, context::Settings, node::Reach};
 
 /// Changes within this time become one: ten states a second are more than any scheduler's decision needs, for its own placements
@@ -25,6 +31,8 @@ pub(super) struct Feed {
 struct Inner {
     newest: watch::Sender<Newest>,
     joined: Notify,
+    /// States that differed from the one before in something else than the snapshot.
+    others: AtomicU64,
 }
 
 /// Makes the states.
@@ -32,12 +40,19 @@ pub(super) struct Publisher {
     pub settings: Arc<Settings>,
     pub ledger: CapacityLedger,
     pub reach: watch::Receiver<Reach>,
+    pub opening: watch::Receiver<Opening>,
     pub feed: Feed,
 }
 
 impl Feed {
     pub fn new() -> Self {
-        Self { inner: Arc::new(Inner { newest: watch::Sender::new(None), joined: Notify::new() }) }
+        Self {
+            inner: Arc::new(Inner {
+                newest: watch::Sender::new(None),
+                joined: Notify::new(),
+                others: AtomicU64::new(1),
+            }),
+        }
     }
 
     /// The newest state and those to come. Whoever holds the receiver makes the publisher work.
@@ -48,7 +63,22 @@ impl Feed {
         newest
     }
 
-    /// Publishes a state under the next number.
+    /// The number of the state at a revision of the snapshot.
+    pub fn number(&self, snapshot: u64) -> u64 {
+        snapshot + self.inner.others.load(Ordering::Acquire)
+    }
+
+    /// The same, above one that was given before.
+    fn number_above(&self, last: u64, snapshot: u64) -> u64 {
+        let number = self.number(snapshot);
+        if number > last {
+            return number;
+        }
+        self.inner.others.fetch_add(last + 1 - number, Ordering::AcqRel);
+        last + 1
+    }
+
+    /// Publishes a state under a number.
     pub fn publish(&self, number: u64, mut state: v1::ClusterState) {
         state.revision = Some(v1::Revision { epoch: 0, number });
         self.inner.newest.send_replace(Some(Arc::new(state)));
@@ -71,7 +101,8 @@ impl Publisher {
 
     async fn publish(mut self) {
         let mut revision = self.ledger.published().revision;
-        for number in 1.. {
+        let mut number = 0;
+        loop {
             self.feed.listened_to().await;
             // The ledger lives as long as we do, so its channel never closes.
             if revision.wait_for(Option::is_some).await.is_err() {
@@ -79,8 +110,12 @@ impl Publisher {
             }
             revision.mark_unchanged();
             let reach = self.reach.borrow_and_update().clone();
-            let (room, classes) = self.ledger.read(|snapshot, pool| (snapshot.room(pool), snapshot.node_classes(pool)));
-            self.feed.publish(number, cluster_state(&self.settings, &room, &classes, &reach));
+            let opening = *self.opening.borrow_and_update();
+            let (snapshot, room, classes) = self
+                .ledger
+                .read(|snapshot, pool| (snapshot.revision(), snapshot.room(pool), snapshot.node_classes(pool)));
+            number = self.feed.number_above(number, snapshot);
+            self.feed.publish(number, cluster_state(&self.settings, &room, &classes, &reach, opening));
             tokio::time::sleep(COALESCE).await;
             self.changed(&mut revision).await;
         }
@@ -95,6 +130,9 @@ impl Publisher {
             _ = revision.changed() => {}
             changed = self.reach.changed() => if changed.is_err() {
                 // The probe has ended: so does the process.
+                std::future::pending::<()>().await;
+            },
+            changed = self.opening.changed() => if changed.is_err() {
                 std::future::pending::<()>().await;
             },
             () = self.feed.inner.newest.closed() => {}

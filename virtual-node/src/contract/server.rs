@@ -1,6 +1,6 @@
 //! The contract as a part of the process: the service, its publisher, and what the health service says of it.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tensile_chassis::{
     grpc::{Callers, GrpcArgs, GrpcError, GrpcServer},
@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
+    metrics::ContractMetrics,
     placements::Placements,
     publisher::{Feed, Publisher},
+    reservations::{Reservations, UpperPods},
     service::ClusterService,
 };
 use crate::{capacity::CapacityLedger, context::Settings, node::Reach};
@@ -36,6 +38,19 @@ pub struct ContractArgs {
     /// Certificate names of deschedulers, which may watch this cluster and its placements, and ask what fits
     #[arg(long, default_value = "descheduler", value_delimiter = ',', value_name = "NAME")]
     pub grpc_descheduler_names: Vec<String>,
+
+    /// Longest time that a reservation is held for a pod that is not bound, in seconds; a caller that asks for more is told. A
+    /// new leader makes no reservations for as long, so give every replica the same
+    #[arg(long, default_value = "30", value_parser = reservation_seconds, value_name = "SECONDS")]
+    pub reservation_ttl_max: Duration,
+}
+
+/// Reads a time within the contract's bounds.
+fn reservation_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds @ 1..=600) => Ok(Duration::from_secs(seconds)),
+        _ => Err("give a whole number of seconds from 1 to 600".to_owned()),
+    }
 }
 
 /// What the contract needs.
@@ -50,6 +65,12 @@ pub struct ContractInputs {
     pub placements: Placements,
     /// Who leads. Other replicas answer UNAVAILABLE.
     pub leadership: watch::Receiver<Leadership>,
+    /// Room that is held.
+    pub reservations: Reservations,
+    /// Counters.
+    pub metrics: ContractMetrics,
+    /// Lists the upper pods live, for a new leader.
+    pub upper_pods: UpperPods,
 }
 
 /// The gRPC server of the contract, bound and not yet serving.
@@ -100,13 +121,18 @@ impl ContractServer {
     /// Serves until `stop`.
     pub async fn run(self, inputs: ContractInputs, stop: CancellationToken) -> Result<(), GrpcError> {
         let feed = Feed::new();
-        let ContractInputs { settings, ledger, reach, placements, leadership } = inputs;
-        let service =
-            ClusterService::new(&settings.node_name, feed.clone(), placements, leadership.clone(), stop.clone());
-        let publisher = Publisher { settings, ledger, reach, feed };
         // A child, so that a server that fails ends the publisher and not the process: that is for others to judge.
+        let service = ClusterService::new(&inputs, feed.clone(), stop.clone());
         let stop = stop.child_token();
-        let (served, ()) = tokio::join!(self.serve(service, leadership, stop.clone()), publisher.run(stop));
+        let ContractInputs { settings, ledger, reach, leadership, reservations, upper_pods, .. } = inputs;
+        let publisher = Publisher { settings, ledger, reach, opening: reservations.opening(), feed };
+        let opening = reservations.open(leadership.clone(), &upper_pods, &stop);
+        let (served, (), (), ()) = tokio::join!(
+            self.serve(service, leadership, stop.clone()),
+            publisher.run(stop.clone()),
+            opening,
+            reservations.keep(stop.clone())
+        );
         served
     }
 

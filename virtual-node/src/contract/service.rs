@@ -13,43 +13,60 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    ContractInputs, fit,
+    metrics::ContractMetrics,
     placements::Placements,
     publisher::Feed,
+    reservations::Reservations,
+    reserve,
     stream::{self, Term},
 };
+use crate::{capacity::CapacityLedger, context::Settings, node::Reach};
 
 /// Streams at once: a few schedulers and deschedulers with a few replicas each. More are a client that leaks them.
 const STREAMS_MAX: usize = 64;
 
-/// What this version answers to questions about single lower nodes.
-pub(super) const NOT_SERVED: &str = "this version of the virtual-node does not answer Fit and takes no reservations: schedule \
-     by what Watch says, or upgrade the virtual-node";
+/// UIDs in a ReleaseRequest.
+const RELEASED_MAX: usize = 4_096;
+
+/// Replicas up to which a Fit is answered at once: some milliseconds. More are reckoned where they hold up nobody.
+const REPLICAS_AT_ONCE: u64 = 10_000;
 
 /// The service. Cheap to clone; clones are the same.
 #[derive(Clone)]
 pub(super) struct ClusterService {
+    pub(super) settings: Arc<Settings>,
     node_name: Arc<str>,
     feed: Feed,
+    ledger: CapacityLedger,
+    pub(super) reach: watch::Receiver<Reach>,
     placements: Placements,
+    pub(super) reservations: Reservations,
+    pub(super) metrics: ContractMetrics,
     leadership: watch::Receiver<Leadership>,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl ClusterService {
-    pub fn new(
-        node_name: &str,
-        feed: Feed,
-        placements: Placements,
-        leadership: watch::Receiver<Leadership>,
-        stop: CancellationToken,
-    ) -> Self {
-        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Self { node_name: node_name.into(), feed, placements, leadership, streams, stop }
+    pub fn new(inputs: &ContractInputs, feed: Feed, stop: CancellationToken) -> Self {
+        Self {
+            settings: inputs.settings.clone(),
+            node_name: inputs.settings.node_name.as_str().into(),
+            feed,
+            ledger: inputs.ledger.clone(),
+            reach: inputs.reach.clone(),
+            placements: inputs.placements.clone(),
+            reservations: inputs.reservations.clone(),
+            metrics: inputs.metrics.clone(),
+            leadership: inputs.leadership.clone(),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            stop,
+        }
     }
 
     /// Our term, if we lead and stand for the node that is asked.
-    fn epoch(&self, target: Option<&v1::Target>) -> Result<u64, Status> {
+    pub(super) fn epoch(&self, target: Option<&v1::Target>) -> Result<u64, Status> {
         let asked = target.map(|target| target.virtual_node.as_str()).unwrap_or_default();
         if !asked.is_empty() && asked != &*self.node_name {
             return Err(Status::not_found(format!(
@@ -63,6 +80,11 @@ impl ClusterService {
             Leadership::Leader { term, valid_until, .. } if *valid_until > Instant::now() => Ok(*term),
             other => Err(no_leader(&self.node_name, other)),
         }
+    }
+
+    /// The number of the revision that is true now.
+    pub(super) fn number(&self) -> u64 {
+        self.feed.number(self.ledger.read(|snapshot, _| snapshot.revision()))
     }
 
     fn open_stream(&self, target: Option<&v1::Target>) -> Result<Term, Status> {
@@ -111,20 +133,46 @@ impl Cluster for ClusterService {
     }
 
     async fn fit(&self, request: Request<v1::FitRequest>) -> Result<Response<v1::FitResponse>, Status> {
-        self.epoch(request.get_ref().target.as_ref())?;
-        Err(Status::unimplemented(NOT_SERVED))
+        let epoch = self.epoch(request.get_ref().target.as_ref())?;
+        if !self.ledger.synced() {
+            return Err(Status::unavailable(format!(
+                "the virtual-node of {:?} has not listed its lower nodes and pods yet; ask again",
+                self.node_name
+            )));
+        }
+        let request = request.into_inner();
+        let began = Instant::now();
+        let replicas: u64 = request.templates.iter().map(|each| u64::from(each.replicas)).sum();
+        let (ledger, settings, reach) = (self.ledger.clone(), self.settings.clone(), self.reach.borrow().clone());
+        let reckon = move || fit::answer(&request, &ledger, &settings, &reach);
+        let answered = if replicas > REPLICAS_AT_ONCE {
+            tokio::task::spawn_blocking(reckon).await.map_err(|error| Status::internal(format!("Fit: {error}")))?
+        } else {
+            reckon()
+        };
+        let (revision, fits) = answered?;
+        self.metrics.fit_took(began.elapsed());
+        let revision = v1::Revision { epoch, number: self.feed.number(revision) };
+        Ok(Response::new(v1::FitResponse { revision: Some(revision), fits }))
     }
 
     async fn reserve(
         &self,
-        _request: Request<Streaming<v1::ReserveRequest>>,
+        request: Request<Streaming<v1::ReserveRequest>>,
     ) -> Result<Response<Self::ReserveStream>, Status> {
-        self.epoch(None)?;
-        Err(Status::unimplemented(NOT_SERVED))
+        let term = self.open_stream(None)?;
+        Ok(Response::new(Box::pin(reserve::answers(self.clone(), request.into_inner(), term))))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        self.epoch(request.get_ref().target.as_ref())?;
-        Err(Status::unimplemented(NOT_SERVED))
+        let request = request.get_ref();
+        let epoch = self.epoch(request.target.as_ref())?;
+        if request.upper_uids.len() > RELEASED_MAX {
+            let count = request.upper_uids.len();
+            return Err(Status::invalid_argument(format!("{count} UIDs; release at most {RELEASED_MAX} at once")));
+        }
+        let released = self.reservations.release(&request.upper_uids).into_iter().map(ToOwned::to_owned).collect();
+        let revision = v1::Revision { epoch, number: self.number() };
+        Ok(Response::new(v1::ReleaseResponse { revision: Some(revision), released_upper_uids: released }))
     }
 }

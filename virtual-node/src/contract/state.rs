@@ -7,10 +7,15 @@ use tensile_proto::{
 };
 use tensile_scheduling::{NodeClass, Resources, Room};
 
+use super::reservations::Opening;
 use crate::{context::Settings, node::Reach};
 
 /// The condition that the numbers are true.
 const READY: &str = "Ready";
+
+/// Why reservations are not made yet.
+pub(super) const NOT_OPEN: &str =
+    "this replica leads since a short while and still learns what the one before promised";
 
 /// The state of a cluster whose nodes and pods are listed. Its revision is left out: it belongs to the stream.
 pub(super) fn cluster_state(
@@ -18,6 +23,7 @@ pub(super) fn cluster_state(
     room: &Room,
     classes: &[NodeClass],
     reach: &Reach,
+    opening: Opening,
 ) -> v1::ClusterState {
     v1::ClusterState {
         revision: None,
@@ -31,7 +37,7 @@ pub(super) fn cluster_state(
         classes: classes.iter().map(node_class).collect(),
         nodes_ready: room.nodes_ready,
         nodes_total: room.nodes_total,
-        conditions: conditions(reach),
+        conditions: conditions(reach, opening),
     }
 }
 
@@ -58,7 +64,7 @@ fn node_class(class: &NodeClass) -> v1::NodeClass {
     }
 }
 
-fn conditions(reach: &Reach) -> Vec<v1::Condition> {
+fn conditions(reach: &Reach, opening: Opening) -> Vec<v1::Condition> {
     let (reachable, reason, message, since) = match reach {
         Reach::Reachable => (ConditionStatus::True, "ApiServerAnswers", String::new(), None),
         Reach::Unknown => (ConditionStatus::Unknown, "NotProbedYet", String::new(), None),
@@ -73,10 +79,15 @@ fn conditions(reach: &Reach) -> Vec<v1::Condition> {
         Reach::Unreachable { .. } => (ConditionStatus::Unknown, "ApiServerUnreachable"),
         _ => (ConditionStatus::True, "NodesAndPodsListed"),
     };
+    let (reserving, reserving_reason, reserving_message) = match (opening, reach) {
+        (Opening::Learning(_), _) => (ConditionStatus::False, "NotOpen", NOT_OPEN),
+        (Opening::Open, Reach::Unreachable { .. }) => (ConditionStatus::False, "ApiServerUnreachable", ""),
+        (Opening::Open, _) => (ConditionStatus::True, "Open", ""),
+    };
     vec![
         condition(READY, ready, ready_reason, String::new(), since),
         condition(LOWER_REACHABLE, reachable, reason, message, since),
-        condition(RESERVING, ConditionStatus::False, "NotServed", super::service::NOT_SERVED.to_owned(), None),
+        condition(RESERVING, reserving, reserving_reason, reserving_message.to_owned(), None),
     ]
 }
 
@@ -119,12 +130,12 @@ mod tests {
                 "metadata": {"uid": uid},
                 "spec": {"nodeName": node, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
             });
-            PodFacts::of(&serde_json::from_value(pod).unwrap(), ours)
+            PodFacts::of(&serde_json::from_value(pod).unwrap(), ours.then_some(uid))
         };
         snapshot.upsert_pod(pod("1", "a", "1", false));
         snapshot.upsert_pod(pod("2", "b", "500m", true));
         let pool = Pool::all();
-        cluster_state(&settings(), &snapshot.room(&pool), &snapshot.node_classes(&pool), reach)
+        cluster_state(&settings(), &snapshot.room(&pool), &snapshot.node_classes(&pool), reach, Opening::Open)
     }
 
     fn cpu(amounts: Option<&v1::Resources>) -> i64 {

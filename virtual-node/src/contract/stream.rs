@@ -43,7 +43,7 @@ impl Term {
     }
 
     /// Waits for the end, and says why.
-    async fn ended(&mut self) -> Status {
+    pub(super) async fn ended(&mut self) -> Status {
         let epoch = self.epoch;
         let over = |leadership: &Leadership| !matches!(leadership, Leadership::Leader { term, .. } if *term == epoch);
         let lost = async {
@@ -58,7 +58,11 @@ impl Term {
         }
     }
 
-    fn revision(&self, number: u64) -> v1::Revision {
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn revision(&self, number: u64) -> v1::Revision {
         v1::Revision { epoch: self.epoch, number }
     }
 }

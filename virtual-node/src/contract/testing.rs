@@ -24,11 +24,17 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
-use super::{ContractArgs, ContractInputs, ContractServer, Placements, publisher::Feed, service::ClusterService};
+use super::{
+    ContractArgs, ContractInputs, ContractMetrics, ContractServer, Placements, Reservations, publisher::Feed,
+    service::ClusterService,
+};
 use crate::{capacity::CapacityLedger, context::Settings, names::NamespaceMapping, node::Reach};
 
 /// Longest wait for anything here; all of it takes milliseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Longest time of a reservation here.
+pub(super) const TTL_MAX: Duration = Duration::from_secs(30);
 
 /// Settings of a virtual node `vn` for the cluster `lower`.
 pub(super) fn settings() -> Settings {
@@ -74,6 +80,7 @@ pub(super) struct Served {
     pub ledger: CapacityLedger,
     pub reach: watch::Sender<Reach>,
     pub placements: Placements,
+    pub reservations: Reservations,
     pub leadership: watch::Sender<Leadership>,
     pub stop: CancellationToken,
     pub server: JoinHandle<Result<(), GrpcError>>,
@@ -93,25 +100,35 @@ impl Served {
         served
     }
 
+    /// The first leader, whose lower cluster is listed and has these nodes; it makes reservations at once.
+    pub async fn start_first(nodes: &[Node]) -> Self {
+        let served = Self::serve(1, |server, inputs, stop| tokio::spawn(server.run(inputs, stop))).await;
+        for node in nodes {
+            served.ledger.upsert_node(node);
+        }
+        served.ledger.nodes_listed();
+        served.ledger.pods_listed();
+        served
+    }
+
     /// A leader of term 7 that has not listed the lower cluster yet.
     pub async fn start_unlisted() -> Self {
-        Self::serve(|server, inputs, stop| tokio::spawn(server.run(inputs, stop))).await
+        Self::serve(7, |server, inputs, stop| tokio::spawn(server.run(inputs, stop))).await
     }
 
     /// A leader of term 7 that tells what the test publishes, in place of a lower cluster.
     pub async fn start_fed() -> (Self, Feed) {
         let feed = Feed::new();
-        let served = Self::serve(|server, inputs, stop| {
-            let ContractInputs { settings, placements, leadership, .. } = inputs;
-            let name = &settings.node_name;
-            let service = ClusterService::new(name, feed.clone(), placements, leadership.clone(), stop.clone());
-            tokio::spawn(server.serve(service, leadership, stop))
+        let served = Self::serve(7, |server, inputs, stop| {
+            let service = ClusterService::new(&inputs, feed.clone(), stop.clone());
+            tokio::spawn(server.serve(service, inputs.leadership, stop))
         })
         .await;
         (served, feed)
     }
 
     async fn serve(
+        term: u64,
         start: impl FnOnce(ContractServer, ContractInputs, CancellationToken) -> JoinHandle<Result<(), GrpcError>>,
     ) -> Self {
         install_crypto_provider();
@@ -134,17 +151,23 @@ impl Served {
         let args = ContractArgs {
             grpc_scheduler_names: vec!["multi-scheduler".into()],
             grpc_descheduler_names: vec!["descheduler".into()],
+            reservation_ttl_max: TTL_MAX,
         };
         let server = ContractServer::bind(&grpc, &args).await.unwrap();
         let address = server.local_addr().unwrap();
         let (ledger, placements) = (CapacityLedger::new(Pool::all()), Placements::new());
-        let (reach, leadership) = (watch::Sender::new(Reach::Reachable), watch::Sender::new(leader(7)));
+        let (reach, leadership) = (watch::Sender::new(Reach::Reachable), watch::Sender::new(leader(term)));
+        let metrics = ContractMetrics::default();
+        let reservations = Reservations::new(Arc::new(settings()), ledger.clone(), TTL_MAX, metrics);
         let inputs = ContractInputs {
             settings: Arc::new(settings()),
             ledger: ledger.clone(),
             reach: reach.subscribe(),
             placements: placements.clone(),
             leadership: leadership.subscribe(),
+            reservations: reservations.clone(),
+            metrics: ContractMetrics::default(),
+            upper_pods: Box::new(|| Box::pin(async { Ok(Vec::new()) })),
         };
         let stop = CancellationToken::new();
         tokio::spawn({
@@ -153,7 +176,19 @@ impl Served {
         });
         let server = start(server, inputs, stop.clone());
         let guard = stop.clone().drop_guard();
-        Self { ledger, reach, placements, leadership, stop, server, ca, address, _stop: guard, _files: files }
+        Self {
+            ledger,
+            reach,
+            placements,
+            reservations,
+            leadership,
+            stop,
+            server,
+            ca,
+            address,
+            _stop: guard,
+            _files: files,
+        }
     }
 
     /// A channel as somebody: the name in the client's certificate, or without one.

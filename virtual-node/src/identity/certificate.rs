@@ -1,8 +1,6 @@
 //! The key, the request for a certificate, and what a certificate at hand is still good for. No I/O and no clock.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use kube::config::AuthInfo;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
 use sha2::{Digest, Sha256};
 use x509_parser::pem::parse_x509_pem;
@@ -172,15 +170,6 @@ impl Credential {
     fn issued(&self) -> Timestamp {
         let issued = self.not_before.checked_add(BACKDATE).unwrap_or(self.not_before);
         if issued < self.not_after { issued } else { self.not_before }
-    }
-
-    /// As kube's client takes it.
-    pub fn auth_info(&self) -> AuthInfo {
-        AuthInfo {
-            client_certificate_data: Some(STANDARD.encode(&self.certificate_pem)),
-            client_key_data: Some(STANDARD.encode(&self.key_pem).into()),
-            ..AuthInfo::default()
-        }
     }
 }
 

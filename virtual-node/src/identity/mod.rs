@@ -8,23 +8,24 @@
 //!  certificate  (pure) what a stored credential is good for
 //!  store        the Secret that holds it
 //!  signing      ask for a certificate and wait for it
-//!  rotating     a kube client whose certificate can be exchanged while it is in use
 //!  renewal      ask for the next one in time
 //! ```
 
 pub mod certificate;
 mod renewal;
-mod rotating;
 mod signing;
 mod store;
 
 use std::{path::PathBuf, sync::Arc};
 
-use tensile_chassis::kube_client::{BuildError, ConfigError, load_config};
+use tensile_chassis::{
+    kube_client::{Access, AccessError, AccessSource, BuildError, KubeMetrics},
+    readiness::Gate,
+};
 use tokio_util::sync::CancellationToken;
 
-use self::{certificate::Credential, rotating::rotating_client, signing::Requester, store::CredentialStore};
 pub use self::{renewal::Renewal, signing::SigningError, store::StoreError};
+use self::{signing::Requester, store::CredentialStore};
 
 /// How the process proves that it is the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -63,26 +64,30 @@ pub struct IdentityArgs {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Builds a client of a configuration, with the service's rate limits, retries and metrics.
-pub type ClientBuilder = Arc<dyn Fn(kube::Config) -> Result<kube::Client, BuildError> + Send + Sync>;
+/// Builds a client of an access, with the service's rate limits, retries and metrics.
+pub type ClientBuilder = Arc<dyn Fn(&Access) -> Result<kube::Client, BuildError> + Send + Sync>;
 
 /// What [`obtain`] needs.
 pub struct IdentityContext {
     /// Name of the Node.
     pub node_name: String,
     /// How to reach the upper API server as our ServiceAccount. Address, CA and proxy hold for the node identity too.
-    pub account_config: kube::Config,
+    pub account_access: Access,
     /// Acts as our ServiceAccount.
     pub account: kube::Client,
-    /// Makes the node identity's client, at the start and after each renewal.
+    /// Makes the node identity's clients.
     pub build: ClientBuilder,
     /// How many clients with a connection of their own are wanted besides.
     pub watch_clients: usize,
+    /// Closed; says what is waited for.
+    pub gate: Gate,
+    /// Of the kube clients.
+    pub metrics: KubeMetrics,
 }
 
 impl IdentityContext {
-    fn extra_clients(&self, config: &kube::Config) -> Result<Vec<kube::Client>, BuildError> {
-        (0..self.watch_clients).map(|_| (self.build)(config.clone())).collect()
+    fn clients(&self, access: &Access) -> Result<Vec<kube::Client>, IdentityError> {
+        (0..self.watch_clients).map(|_| (self.build)(access)).collect::<Result<_, _>>().map_err(IdentityError::Client)
     }
 }
 
@@ -92,15 +97,26 @@ pub struct NodeIdentity {
     pub client: kube::Client,
     /// The same identity, each on a connection of its own, for the many watches of single objects.
     pub watch_clients: Vec<kube::Client>,
-    renewal: Option<Renewal>,
+    kept: KeptFresh,
+}
+
+/// What has to be done to go on being the node.
+enum KeptFresh {
+    /// Nothing that is not done for the account already.
+    WithTheAccount,
+    /// A certificate to be renewed.
+    Certificate(Box<Renewal>),
+    /// A kubeconfig to be followed.
+    Kubeconfig(Access),
 }
 
 impl NodeIdentity {
-    /// Renews the certificate in time, until `shutdown`. Returns at `shutdown` only, whatever the mode.
+    /// Renews the identity in time, until `shutdown`. Returns at `shutdown` only, whatever the mode.
     pub async fn run(self, shutdown: CancellationToken) {
-        match self.renewal {
-            Some(renewal) => renewal.run(shutdown).await,
-            None => shutdown.cancelled().await,
+        match self.kept {
+            KeptFresh::WithTheAccount => shutdown.cancelled().await,
+            KeptFresh::Certificate(renewal) => renewal.run(shutdown).await,
+            KeptFresh::Kubeconfig(access) => access.keep_fresh(shutdown).await,
         }
     }
 }
@@ -116,7 +132,7 @@ pub enum IdentityError {
     Store(#[from] StoreError),
     /// The kubeconfig is missing or wrong.
     #[error("--identity-kubeconfig: {0}")]
-    Kubeconfig(#[source] ConfigError),
+    Kubeconfig(#[source] AccessError),
     /// Mode `kubeconfig` without a file.
     #[error("--identity=kubeconfig needs --identity-kubeconfig FILE")]
     NoKubeconfig,
@@ -133,15 +149,17 @@ pub async fn obtain(args: &IdentityArgs, context: IdentityContext) -> Result<Nod
             tracing::warn!(
                 "acting with the ServiceAccount alone: the Node authorizer does not bound what this process may see"
             );
-            let watch_clients = context.extra_clients(&context.account_config).map_err(IdentityError::Client)?;
-            Ok(NodeIdentity { client: context.account, watch_clients, renewal: None })
+            let watch_clients = context.clients(&context.account_access)?;
+            Ok(NodeIdentity { client: context.account, watch_clients, kept: KeptFresh::WithTheAccount })
         }
         IdentityMode::Kubeconfig => {
-            let path = args.kubeconfig.as_deref().ok_or(IdentityError::NoKubeconfig)?;
-            let config = load_config(Some(path), None).await.map_err(IdentityError::Kubeconfig)?;
-            let watch_clients = context.extra_clients(&config).map_err(IdentityError::Client)?;
-            let client = (context.build)(config).map_err(IdentityError::Client)?;
-            Ok(NodeIdentity { client, watch_clients, renewal: None })
+            let path = args.kubeconfig.clone().ok_or(IdentityError::NoKubeconfig)?;
+            let source =
+                AccessSource { path: Some(path), context: None, flag: "--identity-kubeconfig", role: "upper-node" };
+            let access = Access::open(source, &context.metrics).await.map_err(IdentityError::Kubeconfig)?;
+            let watch_clients = context.clients(&access)?;
+            let client = (context.build)(&access).map_err(IdentityError::Client)?;
+            Ok(NodeIdentity { client, watch_clients, kept: KeptFresh::Kubeconfig(access) })
         }
         IdentityMode::Csr => by_certificate(args, context).await,
     }
@@ -151,19 +169,13 @@ async fn by_certificate(args: &IdentityArgs, context: IdentityContext) -> Result
     let secret_name = args.secret_name.clone().unwrap_or_else(|| format!("{}-identity", context.node_name));
     let store = CredentialStore::new(context.account.clone(), &args.secret_namespace, secret_name, &context.node_name);
     let requester = Requester::new(store, context.node_name.clone(), args.expiration_seconds);
-    let credential = requester.first(&context.account).await?;
-    let config = config_with(&context.account_config, &credential);
-    let (watch_clients, mut rotators): (Vec<_>, Vec<_>) =
-        context.extra_clients(&config).map_err(IdentityError::Client)?.into_iter().map(rotating_client).unzip();
-    let (client, rotator) = rotating_client((context.build)(config).map_err(IdentityError::Client)?);
-    rotators.push(rotator);
-    let renewal = Renewal::new(requester, context, credential, rotators);
-    Ok(NodeIdentity { client, watch_clients, renewal: Some(renewal) })
-}
-
-/// The account's way to the API server with the node's certificate in place of the account's own credential.
-fn config_with(account: &kube::Config, credential: &Credential) -> kube::Config {
-    let mut config = account.clone();
-    config.auth_info = credential.auth_info();
-    config
+    let credential = requester.first(&context.account, &context.gate).await?;
+    let access = context
+        .account_access
+        .with_certificate(credential.certificate_pem(), credential.key_pem())
+        .map_err(IdentityError::Client)?;
+    let watch_clients = context.clients(&access)?;
+    let client = (context.build)(&access).map_err(IdentityError::Client)?;
+    let renewal = Renewal::new(requester, context.account, client.clone(), access, credential);
+    Ok(NodeIdentity { client, watch_clients, kept: KeptFresh::Certificate(Box::new(renewal)) })
 }

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tensile_chassis::retry::Backoff;
+use tensile_chassis::{kube_client::Access, retry::Backoff};
 use tokio_util::sync::CancellationToken;
 
-use super::{IdentityContext, certificate::Credential, config_with, rotating::Rotator, signing::Requester};
+use super::{certificate::Credential, signing::Requester};
 
 /// The part of a certificate's life after which it is renewed lies between these, by chance: the replicas do not ask
 /// at the same time, and the first one's certificate serves all. The same bounds as client-go's certificate manager.
@@ -25,19 +25,24 @@ const RETRY_MAX: Duration = Duration::from_mins(10);
 /// The task that renews.
 pub struct Renewal {
     requester: Requester,
-    context: IdentityContext,
+    /// Acts as our ServiceAccount.
+    account: kube::Client,
+    /// Acts as the node.
+    node: kube::Client,
+    /// Through which all clients of the node go.
+    access: Access,
     present: Credential,
-    rotators: Vec<Rotator>,
 }
 
 impl Renewal {
     pub(super) fn new(
         requester: Requester,
-        context: IdentityContext,
+        account: kube::Client,
+        node: kube::Client,
+        access: Access,
         first: Credential,
-        rotators: Vec<Rotator>,
     ) -> Self {
-        Self { requester, context, present: first, rotators }
+        Self { requester, account, node, access, present: first }
     }
 
     /// Renews until `shutdown`.
@@ -62,28 +67,17 @@ impl Renewal {
     }
 
     async fn renew(&mut self) -> Result<(), super::IdentityError> {
-        let asker = self.asker()?;
-        let next = self.requester.next(&asker, &self.present).await?;
-        let fresh: Vec<_> = self.rotators.iter().map(|_| self.client_with(&next)).collect::<Result<_, _>>()?;
-        for (rotator, client) in self.rotators.iter().zip(fresh) {
-            rotator.replace(client);
-        }
+        let next = self.requester.next(self.asker(), &self.present).await?;
+        self.access
+            .replace_certificate(next.certificate_pem(), next.key_pem())
+            .map_err(super::IdentityError::Client)?;
         self.present = next;
         Ok(())
     }
 
     /// Who asks for the next certificate.
-    fn asker(&self) -> Result<kube::Client, super::IdentityError> {
-        if self.present.valid(Timestamp::now()) {
-            self.client_with(&self.present)
-        } else {
-            Ok(self.context.account.clone())
-        }
-    }
-
-    fn client_with(&self, credential: &Credential) -> Result<kube::Client, super::IdentityError> {
-        let config = config_with(&self.context.account_config, credential);
-        (self.context.build)(config).map_err(super::IdentityError::Client)
+    fn asker(&self) -> &kube::Client {
+        if self.present.valid(Timestamp::now()) { &self.node } else { &self.account }
     }
 }
 

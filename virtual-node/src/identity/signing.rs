@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec},
 };
 use kube::{Api, api::PostParams};
-use tensile_chassis::retry::Backoff;
+use tensile_chassis::{readiness::Gate, retry::Backoff};
 use tensile_proto::vocabulary::label;
 use tokio::time::Instant;
 
@@ -131,19 +131,23 @@ impl Requester {
     }
 
     /// A credential to start with: the stored one when it has life enough, else a new one.
-    pub(super) async fn first(&self, account: &kube::Client) -> Result<Credential, SigningError> {
-        self.obtain(account, REMINDER_FIRST, Credential::usable).await
+    ///
+    /// `gate` says what is waited for.
+    pub(super) async fn first(&self, account: &kube::Client, gate: &Gate) -> Result<Credential, SigningError> {
+        gate.set_unready("waiting for the node's certificate");
+        self.obtain(account, Some(gate), REMINDER_FIRST, Credential::usable).await
     }
 
     /// The one that follows `present`: the other replica's, if it was quicker, else a new one.
     pub(super) async fn next(&self, asker: &kube::Client, present: &Credential) -> Result<Credential, SigningError> {
-        self.obtain(asker, REMINDER_RENEWAL, |stored, now| stored.usable(now) && stored.not_after > present.not_after)
-            .await
+        let newer = |stored: &Credential, now| stored.usable(now) && stored.not_after > present.not_after;
+        self.obtain(asker, None, REMINDER_RENEWAL, newer).await
     }
 
     async fn obtain(
         &self,
         asker: &kube::Client,
+        gate: Option<&Gate>,
         reminder: Duration,
         will_do: impl Fn(&Credential, Timestamp) -> bool,
     ) -> Result<Credential, SigningError> {
@@ -159,7 +163,7 @@ impl Requester {
                 // Read again: if the other replica was first, its key is the one to use.
                 continue;
             };
-            let issued = self.wait(asker, key, reminder).await;
+            let issued = self.wait(asker, key, gate, reminder).await;
             // The Secret may have changed during the wait, which can last for days.
             let stored = self.store.read().await?;
             match issued {
@@ -192,6 +196,7 @@ impl Requester {
         &self,
         asker: &kube::Client,
         key: &PendingKey,
+        gate: Option<&Gate>,
         reminder: Duration,
     ) -> Result<Credential, SigningError> {
         let requests: Api<CertificateSigningRequest> = Api::all(asker.clone());
@@ -214,6 +219,9 @@ impl Requester {
                         return Err(SigningError::Failed { name, reason, message });
                     }
                     waits => {
+                        if let Some(gate) = gate {
+                            gate.set_unready(waits.words(&name));
+                        }
                         if Instant::now() >= next_reminder {
                             remind(&name, &waits);
                             next_reminder = Instant::now() + reminder;
@@ -268,13 +276,20 @@ impl Requester {
 }
 
 fn remind(name: &str, waits: &Progress) {
-    if *waits == Progress::WaitsForSigner {
-        tracing::warn!(request = %name, signer = SIGNER,
-            "the node certificate is approved but not issued: kube-controller-manager signs it when it runs with \
-             --cluster-signing-cert-file and --cluster-signing-key-file");
-    } else {
-        tracing::warn!(request = %name,
-            "waiting for the approval of the node certificate; run: kubectl certificate approve {name}");
+    tracing::warn!(request = %name, "{}", waits.words(name));
+}
+
+impl Progress {
+    /// What is waited for, with the cure.
+    fn words(&self, name: &str) -> String {
+        if *self == Self::WaitsForSigner {
+            format!(
+                "certificate request {name} is approved but not issued: kube-controller-manager signs it when it runs \
+                 with --cluster-signing-cert-file and --cluster-signing-key-file (signer {SIGNER})"
+            )
+        } else {
+            format!("waiting for the approval of certificate request {name}; run: kubectl certificate approve {name}")
+        }
     }
 }
 

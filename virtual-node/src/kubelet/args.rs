@@ -21,7 +21,7 @@ pub struct KubeletArgs {
     #[arg(long, requires = "kubelet_tls_cert_file", value_name = "FILE")]
     pub kubelet_tls_key_file: Option<PathBuf>,
 
-    /// Logs, execs, attaches and port-forwards open at once; further ones are answered 429. Each takes up to 64 KiB.
+    /// Logs, execs, attaches and port-forwards open at once; further ones are answered 429. Each takes up to 512 KiB.
     #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub kubelet_streams_max: u32,
 

@@ -110,7 +110,7 @@ impl ClientCa {
             };
             match event {
                 None => return,
-                Some(Event::Restarted) => listed = None,
+                Some(Event::Restarted { .. }) => listed = None,
                 Some(Event::Listed(config_map)) => listed = Some(config_map),
                 Some(Event::ListDone) => self.take(listed.take().as_ref(), &gate),
                 Some(Event::Applied(config_map)) => self.take(Some(&config_map), &gate),

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Streams are spliced, not terminated: once the lower API server has switched protocols, bytes are copied both ways and
-//! none is looked at ([`splice`]). `/metrics/*` and `/stats/*` are not served yet and say so.
+//! none is looked at ([`splice`]). CPU and memory come from the lower cluster's metrics API ([`usage`]).
 
 mod args;
 mod authentication;
@@ -16,8 +16,10 @@ mod authorization;
 mod cache;
 mod certificate;
 mod client_ca;
+mod health;
 mod logs;
 mod metrics;
+mod own_metrics;
 mod pods;
 mod query;
 mod reply;
@@ -31,10 +33,13 @@ mod stream;
 #[allow(clippy::unwrap_used)]
 mod testing;
 mod tls;
+mod usage;
 
 pub use args::KubeletArgs;
 pub use certificate::CertificateError;
 pub use server::{KubeletError, KubeletServer};
+
+use jiff::Timestamp;
 
 use crate::names::Key;
 
@@ -59,4 +64,19 @@ pub enum Lookup {
 pub trait PodLookup: Send + Sync {
     /// Looks a pod up by its upper namespace and name.
     fn lower_of(&self, key: &Key) -> Lookup;
+
+    /// Looks a pod up by its lower namespace and name; `None` when no upper pod stands for it (none of this UID, where
+    /// one is given).
+    fn running(&self, lower: &Key, upper_uid: Option<&str>) -> Option<RunningPod>;
+}
+
+/// What runs of an upper pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningPod {
+    /// Its namespace and name.
+    pub key: Key,
+    /// Its UID.
+    pub uid: String,
+    /// Name and start of each container that runs now: also init and ephemeral ones.
+    pub containers: Vec<(String, Timestamp)>,
 }

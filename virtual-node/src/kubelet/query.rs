@@ -31,6 +31,12 @@ pub fn log_query(container: &str, query: &str) -> String {
     lower
 }
 
+/// Whether a query of `/containerLogs` asks for a log to be followed. What is neither yes nor no counts as yes: the lower
+/// API server will refuse it anyway.
+pub fn follows(query: &str) -> bool {
+    pairs(query).any(|(name, value)| name == "follow" && !matches!(value, "false" | "0"))
+}
+
 /// The query of `pods/{exec,attach,portforward}` for a kubelet's.
 ///
 /// A kubelet is asked with `input`, `output`, `error` and `tty`, which count when they are `1`; the API has `stdin`,
@@ -79,6 +85,12 @@ mod tests {
         let all = "follow=true&previous=true&timestamps=true&sinceSeconds=5&sinceTime=2026-01-01T00%3A00%3A00Z\
                    &tailLines=3&limitBytes=9&stream=Stdout";
         assert_eq!(log_query("nginx", all), format!("container=nginx&{all}"));
+    }
+
+    #[test]
+    fn a_followed_log_is_known() {
+        assert!(follows("tailLines=1&follow=true") && follows("follow=1"));
+        assert!(!follows("tailLines=1") && !follows("follow=false") && !follows("followed=true"));
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub fn text(status: StatusCode, text: impl Into<String>) -> Reply {
     with_body(status, HeaderValue::from_static("text/plain; charset=utf-8"), text.into())
 }
 
-fn with_body(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
+/// An answer with this body.
+pub fn with_body(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
     let mut reply = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, content_type);

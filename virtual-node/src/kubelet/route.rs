@@ -54,8 +54,14 @@ pub enum Route {
         /// The container; `None` for port-forward.
         container: Option<String>,
     },
-    /// Node and pod statistics: `/metrics/*` and `/stats/*`.
-    Statistics,
+    /// Metrics of this process.
+    Metrics,
+    /// CPU and memory of the node and its pods, for metrics-server.
+    ResourceMetrics,
+    /// The same as JSON.
+    Summary,
+    /// What cAdvisor and the probes of a kubelet tell of containers.
+    ContainerMetrics,
     /// A path of a kubelet that a virtual node does not serve.
     NotServed,
     /// No path of a kubelet.
@@ -85,12 +91,18 @@ impl Route {
             ["portForward", namespace, pod] if all_names(&[namespace, pod]) => {
                 Self::stream(StreamKind::PortForward, namespace, pod, None)
             }
-            ["metrics" | "stats", ..] => Self::Statistics,
+            ["metrics"] => Self::Metrics,
+            ["metrics", "resource"] => Self::ResourceMetrics,
+            ["metrics", "cadvisor" | "probes"] => Self::ContainerMetrics,
+            ["stats", "summary"] | ["stats", "summary", ""] => Self::Summary,
             // The forms of exec, attach and portForward with a pod UID: no API server uses them.
-            ["exec" | "attach", _, _, _, _] | ["portForward", _, _, _] => Self::NotServed,
-            ["run" | "checkpoint" | "logs" | "runningpods" | "configz" | "statusz" | "flagz" | "debug", ..] => {
-                Self::NotServed
-            }
+            ["exec" | "attach", _, _, _, _]
+            | ["portForward", _, _, _]
+            | [
+                "metrics" | "stats" | "run" | "checkpoint" | "logs" | "runningpods" | "configz" | "statusz" | "flagz"
+                | "debug",
+                ..,
+            ] => Self::NotServed,
             _ => Self::Unknown,
         }
     }
@@ -102,17 +114,19 @@ impl Route {
             Self::Pods => "pods",
             Self::Logs { .. } => "logs",
             Self::Stream { kind, .. } => kind.subresource(),
-            Self::Statistics => "statistics",
-            Self::NotServed | Self::Unknown => "other",
+            Self::Metrics => "metrics",
+            Self::ResourceMetrics => "resource",
+            Self::Summary => "summary",
+            Self::ContainerMetrics | Self::NotServed | Self::Unknown => "other",
         }
     }
 
     /// Whether the route answers this method. Streams come as GET (WebSocket) and as POST (SPDY).
     pub fn allows(&self, method: &Method) -> bool {
         match self {
-            Self::Stream { .. } => method == Method::GET || method == Method::POST,
+            Self::Stream { .. } | Self::Summary => method == Method::GET || method == Method::POST,
             // Whatever the method, there is nothing.
-            Self::NotServed | Self::Unknown => true,
+            Self::ContainerMetrics | Self::NotServed | Self::Unknown => true,
             _ => method == Method::GET,
         }
     }
@@ -196,7 +210,11 @@ mod tests {
         );
         assert_eq!(Route::of("/healthz"), Route::Healthz);
         assert_eq!(Route::of("/pods"), Route::Pods);
-        assert_eq!(Route::of("/metrics/resource"), Route::Statistics);
+        assert_eq!(Route::of("/metrics"), Route::Metrics);
+        assert_eq!(Route::of("/metrics/resource"), Route::ResourceMetrics);
+        assert_eq!(Route::of("/metrics/cadvisor"), Route::ContainerMetrics);
+        assert_eq!(Route::of("/stats/summary"), Route::Summary);
+        assert_eq!(Route::of("/stats/container"), Route::NotServed);
         assert_eq!(Route::of("/run/shop/web-0/nginx"), Route::NotServed);
     }
 

@@ -1,12 +1,18 @@
 //! The server: bound connections, each with TLS, time limits and an orderly end.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use rustls_pki_types::CertificateDer;
-use tensile_chassis::readiness::Gate;
+use tensile_chassis::{admin::Metrics, readiness::Gate};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -27,6 +33,7 @@ use super::{
     service::Service,
     stream::Lives,
     tls::server_config,
+    usage::Usage,
 };
 use crate::context::{LowerClients, Settings, UpperClients};
 
@@ -120,6 +127,8 @@ impl KubeletServer {
             node_name: settings.node_name.clone(),
             authenticator: Authenticator::new(client_ca.clone(), reviewer.clone()),
             authorizer: Authorizer::new(settings.node_name.clone(), reviewer),
+            usage: Usage::new(lower.api, lookup.clone(), settings),
+            own_metrics: OnceLock::new(),
             lookup,
             upper: upper.node,
             lower: lower.streaming,
@@ -144,6 +153,14 @@ impl KubeletServer {
     /// The port for the node's `status.daemonEndpoints.kubeletEndpoint`.
     pub fn port(&self) -> u16 {
         self.local_address.port()
+    }
+
+    /// Has `/metrics` serve these.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        // Only the first ones count.
+        let _ = self.service.own_metrics.set(metrics);
+        self
     }
 
     /// Serves until `shutdown`, then lets open streams end for the time of `--kubelet-drain-seconds`, then cuts them.

@@ -1,21 +1,28 @@
 //! One request from its arrival to its answer: who calls, may they, what do they want.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderValue, Request, StatusCode, header};
 use rustls_pki_types::CertificateDer;
+use tensile_chassis::admin::Metrics;
 use tracing::{debug, warn};
 
 use super::{
     Lookup, PodLookup,
     authentication::{Authenticator, Unauthenticated},
     authorization::{Authorizer, Unauthorized},
+    health::healthy,
     logs,
     metrics::{KubeletMetrics, OpenStream, Streams},
+    own_metrics::own_metrics,
     pods,
     reply::{Reply, text},
     route::Route,
     stream::{self, Lives},
+    usage::Usage,
 };
 use crate::names::Key;
 
@@ -35,6 +42,10 @@ pub struct Service {
     pub lower: kube::Client,
     /// Bounds the open streams.
     pub streams: Streams,
+    /// CPU and memory of the node and its pods.
+    pub usage: Usage,
+    /// The metrics of this process.
+    pub own_metrics: OnceLock<Metrics>,
     /// Counts answers.
     pub metrics: KubeletMetrics,
     /// Where streams live.
@@ -107,7 +118,7 @@ impl Service {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"));
         }
         match route {
-            Route::Healthz => Ok(text(StatusCode::OK, "ok")),
+            Route::Healthz => Ok(healthy(request.uri().path(), request.uri().query())),
             Route::Pods => Ok(pods::list(&self.upper, &self.node_name, self.place(route)?).await),
             Route::Logs { pod, container } => {
                 let lower = self.lower_pod(pod, Some(container))?;
@@ -120,9 +131,13 @@ impl Service {
                 let place = self.place(route)?;
                 Ok(stream::open(request, &self.lower, *kind, &lower, container, place, &self.lives).await)
             }
-            Route::Statistics => Err(Refusal::new(
-                StatusCode::NOT_IMPLEMENTED,
-                "this virtual node serves no statistics yet; ask the metrics API of the lower cluster",
+            Route::Metrics => Ok(own_metrics(self.own_metrics.get())),
+            Route::ResourceMetrics => Ok(self.usage.resource_metrics().await),
+            Route::Summary => Ok(self.usage.summary().await),
+            Route::ContainerMetrics => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "a virtual node has no containers of its own: the kubelets of the lower cluster serve their metrics. CPU \
+                 and memory of this node's pods are at /metrics/resource",
             )),
             Route::NotServed => {
                 Err(Refusal::new(StatusCode::NOT_FOUND, "a virtual node does not serve this part of the kubelet API"))

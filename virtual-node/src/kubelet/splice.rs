@@ -163,6 +163,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stops_stops_the_writer_and_loses_nothing() {
+        let Ends { mut caller, mut lower, task } = joined();
+        let output: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+        let mut written = 0;
+        while written < output.len()
+            && let Ok(count) = timeout(LINGER, lower.write(&output[written..])).await
+        {
+            written += count.unwrap();
+        }
+        assert!(written <= 2 * BUFFER_BYTES, "{written} bytes are held for a caller that reads none");
+        let rest = output[written..].to_vec();
+        let sender = tokio::spawn(async move {
+            lower.write_all(&rest).await.unwrap();
+        });
+        let mut heard = Vec::new();
+        caller.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == output, "{} bytes arrived", heard.len());
+        sender.await.unwrap();
+        drop(caller);
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_side_that_never_ends_does_not_hold_the_splice_for_ever() {
         let Ends { caller, lower, task } = joined();
         drop(lower);

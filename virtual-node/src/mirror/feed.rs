@@ -63,7 +63,7 @@ impl Feed {
         loop {
             let now = used.borrow_and_update().clone();
             let changed = self.keeper.store.lock().use_namespaces(now);
-            changed.into_iter().for_each(|item| self.queue.add(item));
+            self.add(changed);
             if used.changed().await.is_err() {
                 return std::future::pending().await;
             }
@@ -116,7 +116,7 @@ impl Feed {
         let mut known: HashSet<Item> = HashSet::new();
         let set = |item: Item, lower: &K, object: Option<&serde_json::Value>| {
             let next = self.keeper.store.lock().set_lower(item, lower.meta(), object);
-            next.into_iter().for_each(|item| self.queue.add(item));
+            self.add(next);
         };
         while let Some(event) = events.next().await {
             match event {
@@ -136,7 +136,7 @@ impl Feed {
                     for item in unseen.drain() {
                         known.remove(&item);
                         let next = self.keeper.store.lock().set_lower(item, &ObjectMeta::default(), None);
-                        next.into_iter().for_each(|item| self.queue.add(item));
+                        self.add(next);
                     }
                     self.keeper.listed[place].send_replace(true);
                 }
@@ -144,6 +144,12 @@ impl Feed {
                     warn!(?namespace, %name, %error, "an object of ours in the lower cluster cannot be read");
                 }
             }
+        }
+    }
+
+    fn add(&self, items: impl IntoIterator<Item = Item>) {
+        for item in items {
+            self.queue.add(item);
         }
     }
 

@@ -51,14 +51,14 @@ pub fn service_down(upper: &Service, settings: &Settings) -> Option<Service> {
         Some("ExternalName") => ServiceSpec {
             type_: Some("ExternalName".into()),
             external_name: spec.external_name.clone(),
-            ports: ports_down(spec),
+            ports: Some(ports_down(spec)),
             ..ServiceSpec::default()
         },
         // Node ports and load balancers stay the upper cluster's.
         _ => ServiceSpec {
             type_: Some("ClusterIP".into()),
             cluster_ip: spec.cluster_ip.clone().filter(|ip| ip == "None"),
-            ports: ports_down(spec),
+            ports: Some(ports_down(spec)),
             session_affinity: spec.session_affinity.clone(),
             session_affinity_config: spec.session_affinity_config.clone(),
             publish_not_ready_addresses: spec.publish_not_ready_addresses,
@@ -72,8 +72,8 @@ pub fn service_down(upper: &Service, settings: &Settings) -> Option<Service> {
 }
 
 /// Always a list: what is left out of a patch stays as it is.
-fn ports_down(spec: &ServiceSpec) -> Option<Vec<ServicePort>> {
-    Some(spec.ports.iter().flatten().map(|port| ServicePort { node_port: None, ..port.clone() }).collect())
+fn ports_down(spec: &ServiceSpec) -> Vec<ServicePort> {
+    spec.ports.iter().flatten().map(|port| ServicePort { node_port: None, ..port.clone() }).collect()
 }
 
 /// An EndpointSlice as far as it travels; endpoints keep their node's name until [`reachable`] has looked at it.

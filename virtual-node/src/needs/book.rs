@@ -104,6 +104,8 @@ pub(super) struct Entry {
     drifted: AtomicBool,
     /// resourceVersion of the lower copy when it was last found or made right.
     lower_version: Mutex<Option<String>>,
+    /// Keys of the content, never values: what `envFrom` sets is known by them.
+    keys: Mutex<Arc<[String]>>,
 }
 
 impl Entry {
@@ -116,7 +118,18 @@ impl Entry {
             nudge: Notify::new(),
             drifted: AtomicBool::new(false),
             lower_version: Mutex::default(),
+            keys: Mutex::new(Arc::new([])),
         }
+    }
+
+    /// Notes the keys of the content that is below.
+    pub(super) fn keys_are(&self, keys: Vec<String>) {
+        *self.keys.lock() = keys.into();
+    }
+
+    /// The keys of the content that is below; none before it is there.
+    pub(super) fn keys(&self) -> Arc<[String]> {
+        self.keys.lock().clone()
     }
 
     pub(super) fn standing(&self) -> Standing {

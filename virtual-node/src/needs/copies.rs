@@ -27,8 +27,10 @@ use crate::names::{Key, NamespaceMapping};
 /// made.
 const LOUD_AFTER: Duration = Duration::from_secs(3);
 
-/// How often an object is looked at again that only pods of other virtual nodes use.
-const USED_ELSEWHERE_INTERVAL: Duration = Duration::from_mins(5);
+/// When an object is looked at again that a pod below still uses, though none of ours above: soon at first, for that pod
+/// may be about to go; seldom later, for it may be another virtual node's.
+const USED_LOOK_INITIAL: Duration = Duration::from_secs(1);
+const USED_LOOK_MAX: Duration = Duration::from_mins(5);
 
 /// Looks at both sides before a race counts as a failure and waits.
 const RACES_MAX: usize = 4;
@@ -231,6 +233,7 @@ async fn write<K: Mirrored>(
         }
         Action::Clash(why) => return Ok(Standing::Refused(clash::<K>(shared, lower, &why))),
     };
+    entry.keys_are(upper.keys());
     entry.lower_is(written.or(observed).and_then(|object| object.meta().resource_version.clone()));
     Ok(Standing::Ready)
 }
@@ -269,14 +272,21 @@ async fn look_for_foreign<K: Mirrored>(shared: &Shared, key: &NeedKey, lower: &K
 /// came to use it again.
 async fn take_away<K: Mirrored>(shared: &Shared, entry: &Arc<Entry>) -> bool {
     let mut backoff = Backoff::new(RETRY_INITIAL, RETRY_MAX);
+    let mut looks = Backoff::new(USED_LOOK_INITIAL, USED_LOOK_MAX);
+    // What was listed before this time has been looked at.
+    let mut looked: Option<Instant> = None;
     loop {
         // From here on nobody takes the copy for granted; whoever comes waits until it is kept equal again.
         shared.publish(entry, Standing::Unknown);
         let Some(idle_since) = entry.idle_since() else { return false };
-        let wait = match delete_unused::<K>(shared, &entry.key, idle_since).await {
+        let since = looked.map_or(idle_since, |at| at.max(idle_since));
+        let wait = match delete_unused::<K>(shared, &entry.key, since).await {
             Ok(true) if shared.book.remove_if_unused(entry) => return true,
             Ok(true) => return false,
-            Ok(false) => USED_ELSEWHERE_INTERVAL,
+            Ok(false) => {
+                looked = Some(Instant::now());
+                looks.next_delay()
+            }
             Err(error) => {
                 debug!(kind = K::WORD, name = entry.key.name, error = trouble::message(&error), "not taken away yet");
                 backoff.next_delay()

@@ -21,18 +21,18 @@ use super::{
 };
 
 /// A watch is renewed within this time: Azure's balancers cut idle connections at 240 s.
-const WATCH_SECONDS_MAX: u32 = 200;
+pub(super) const WATCH_SECONDS_MAX: u32 = 200;
 
 /// The first wait after a watch failed.
-const BACKOFF_INITIAL: Duration = Duration::from_millis(200);
+pub(super) const BACKOFF_INITIAL: Duration = Duration::from_millis(200);
 
 /// The longest wait after a watch failed.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// Runs for ever.
 pub(super) async fn run<K: Mirrored>(shared: &Shared, kinds: &[Kind]) {
     let api: Api<PartialObjectMeta<K>> = Api::all(shared.lower.clone());
-    // Tokens are left out: there may be thousands, and a deleted one is made anew when it is due.
+    // Tokens are left out: `token_watch` sees to those of this virtual node.
     let selector = format!(
         "{}={},{} in ({},{})",
         label::UPPER_CLUSTER,
@@ -42,7 +42,8 @@ pub(super) async fn run<K: Mirrored>(shared: &Shared, kinds: &[Kind]) {
         Purpose::RootCa.as_str()
     );
     let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS_MAX);
-    let mut events = std::pin::pin!(watcher(api, config));
+    let begin = || Box::pin(watcher(api.clone(), config.clone()));
+    let mut events = begin();
     let mut backoff = Backoff::new(BACKOFF_INITIAL, BACKOFF_MAX);
     let mut listed: HashSet<NeedKey> = HashSet::new();
     while let Some(event) = events.next().await {
@@ -61,6 +62,9 @@ pub(super) async fn run<K: Mirrored>(shared: &Shared, kinds: &[Kind]) {
                     warn!(kind = K::WORD, %error, "the watch on our copies in the lower cluster failed; it is tried again");
                 }
                 tokio::time::sleep(backoff.next_delay()).await;
+                // With a list: after a restore from a backup the API server would take a watch from a version that it has
+                // not reached again, and be silent.
+                events = begin();
             }
         }
     }

@@ -47,6 +47,9 @@ pub(super) trait Mirrored:
 
     /// `immutable: true`.
     fn is_immutable(&self) -> bool;
+
+    /// The keys whose values are text, such as `envFrom` reads.
+    fn keys(&self) -> Vec<String>;
 }
 
 impl Mirrored for ConfigMap {
@@ -79,6 +82,10 @@ impl Mirrored for ConfigMap {
 
     fn is_immutable(&self) -> bool {
         self.immutable.unwrap_or(false)
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.data.iter().flat_map(|data| data.keys().cloned()).collect()
     }
 }
 
@@ -113,6 +120,10 @@ impl Mirrored for Secret {
 
     fn is_immutable(&self) -> bool {
         self.immutable.unwrap_or(false)
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.data.iter().flat_map(|data| data.keys().cloned()).collect()
     }
 }
 

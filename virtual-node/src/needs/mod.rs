@@ -9,7 +9,7 @@
 //! * [`book`]: who needs what, and how it stands (pure).
 //! * [`plan`], [`mirrored`], [`token_plan`], [`wording`]: decisions and texts (pure).
 //! * [`namespaces`], [`copies`], [`tokens`], [`token_writes`]: the tasks that act.
-//! * [`upper_watch`], [`lower_watch`]: what they hear.
+//! * [`upper_watch`], [`lower_watch`], [`token_watch`]: what they hear.
 //! * [`in_use`], [`leftovers`]: the proof before a delete, and what an earlier run left.
 //!
 //! Several virtual nodes of one upper cluster may share a lower namespace. A copy is marked by the first of them;
@@ -17,6 +17,7 @@
 //! the upper cluster refers to it, whichever virtual node that pod belongs to.
 
 mod book;
+mod clock;
 mod copies;
 mod in_use;
 mod leftovers;
@@ -26,6 +27,7 @@ mod namespaces;
 mod plan;
 mod shared;
 mod token_plan;
+mod token_watch;
 mod token_writes;
 mod tokens;
 mod trouble;
@@ -35,12 +37,12 @@ mod wording;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, Secret};
 use kube::Client;
 use tokio::{
-    sync::mpsc::UnboundedSender,
+    sync::{mpsc::UnboundedSender, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -54,7 +56,7 @@ use crate::{
     context::{LowerClients, Settings, UpperClients},
     events::{PodRef, Recorder, Severity},
     names::Key,
-    translate::{KUBE_ROOT_CA_CONFIG_MAP, Needs, UsedBy},
+    translate::{EnvFromKeys, KUBE_ROOT_CA_CONFIG_MAP, Needs, UsedBy},
 };
 
 /// How long one call of [`NeedsKeeper::ensure`] holds its caller. Longer waits are left to `ready_again`, so that a slow
@@ -157,6 +159,17 @@ impl NeedsKeeper {
         self.shared.tokens.ensure(&self.shared, pod).await
     }
 
+    /// The keys of the ConfigMaps and Secrets that a pod's containers read whole (`envFrom`), as far as they are below:
+    /// all of them, once [`NeedsKeeper::ensure`] has said so.
+    #[must_use]
+    pub fn env_from_keys(&self, namespace: &str, spec: &PodSpec) -> EnvFromKeys {
+        let keys = |kind: Kind, name: &str| {
+            let entry = self.shared.book.entry(&NeedKey::new(kind, namespace, name))?;
+            Some(entry.keys().to_vec())
+        };
+        EnvFromKeys::of(spec, |name| keys(Kind::ConfigMap, name), |name| keys(Kind::Secret, name))
+    }
+
     /// Registers a pod that already runs below as a user of what it needs, without waiting. It is kept current from
     /// now on.
     pub fn hold(&self, pod: &PodNeed) {
@@ -193,6 +206,12 @@ impl NeedsKeeper {
         leftovers::find(&self.shared).await
     }
 
+    /// The lower cluster may have other Secrets than we left there: its history is lost, as after a restore from a backup.
+    /// Tokens are looked for anew before the next one is refreshed; the watches on the other copies look by themselves.
+    pub fn look_again(&self) {
+        self.shared.tokens.look_again();
+    }
+
     /// Takes away what [`NeedsKeeper::adopt_existing`] found and no pod holds. To be called when every upper pod of this
     /// virtual node is held.
     pub fn collect_leftovers(&self) {
@@ -208,10 +227,17 @@ impl NeedsKeeper {
             () = shared.tokens.run(shared, &shutdown) => {}
             () = lower_watch::run::<ConfigMap>(shared, &[Kind::ConfigMap, Kind::RootCa]) => {}
             () = lower_watch::run::<Secret>(shared, &[Kind::Secret]) => {}
+            () = token_watch::run(shared) => {}
         }
         shared.end.cancel();
         shared.tasks.close();
         shared.tasks.wait().await;
+    }
+
+    /// The upper namespaces that stand below and that pods use, or used until a moment ago.
+    #[must_use]
+    pub fn used_namespaces(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.shared.used_namespaces.subscribe()
     }
 
     /// Things kept and pods known, for metrics.

@@ -34,6 +34,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>) {
                 let ready = standing == Standing::Ready;
                 shared.publish(&entry, standing);
                 if ready {
+                    shared.namespace_used(&entry.key.namespace, true);
                     backoff.reset();
                     LOOK_INTERVAL
                 } else {
@@ -67,6 +68,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>) {
             tokio::select! {
                 () = sleep_until(idle_at.unwrap_or(wake_at).min(wake_at)) => {
                     if idle_at.is_some_and(|at| at <= Instant::now()) && shared.book.remove_if_unused(&entry) {
+                        shared.namespace_used(&entry.key.namespace, false);
                         return;
                     }
                     break;

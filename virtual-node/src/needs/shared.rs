@@ -1,13 +1,14 @@
 //! What the tasks of this module share.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use kube::Client;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc::UnboundedSender};
+use tokio::sync::{Semaphore, mpsc::UnboundedSender, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -60,6 +61,8 @@ pub(super) struct Shared {
     pub(super) leftovers: Mutex<Vec<NeedKey>>,
     /// It is known which pods there are: what is found without a user may go.
     pub(super) collecting: AtomicBool,
+    /// Upper namespaces that stand below and are in use.
+    pub(super) used_namespaces: watch::Sender<BTreeSet<String>>,
     pub(super) room: Semaphore,
     pub(super) tasks: TaskTracker,
     pub(super) end: CancellationToken,
@@ -88,6 +91,7 @@ impl Shared {
             tokens: Tokens::default(),
             leftovers: Mutex::default(),
             collecting: AtomicBool::new(false),
+            used_namespaces: watch::Sender::new(BTreeSet::new()),
             room: Semaphore::new(CONCURRENCY_MAX),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
@@ -100,6 +104,13 @@ impl Shared {
             // A closed channel means that the process is shutting down.
             let _ = self.ready_again.send(pod);
         }
+    }
+
+    /// Notes whether an upper namespace stands below and is in use.
+    pub(super) fn namespace_used(&self, upper_namespace: &str, used: bool) {
+        self.used_namespaces.send_if_modified(|all| {
+            if used { all.insert(upper_namespace.to_owned()) } else { all.remove(upper_namespace) }
+        });
     }
 
     /// Publishes a failure, unless the thing is known to be there: pods go on with what they have.

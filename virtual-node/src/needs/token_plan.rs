@@ -11,6 +11,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use sha2::{Digest, Sha256};
 use tensile_proto::vocabulary::annotation;
 
 use super::plan::{Purpose, sign};
@@ -108,6 +109,16 @@ pub(super) fn issued(need: &TokenNeed, answer: TokenRequest) -> Option<Issued> {
 /// The data of the Secret.
 pub(super) fn data(tokens: Vec<Issued>) -> BTreeMap<String, ByteString> {
     tokens.into_iter().map(|token| (token.key, ByteString(token.token.into_bytes()))).collect()
+}
+
+/// A digest of what is written, to know it again: the tokens themselves are not kept.
+pub(super) fn digest(data: &BTreeMap<String, ByteString>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for part in data.iter().flat_map(|(key, value)| [key.as_bytes(), &value.0]) {
+        digest.update(part.len().to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 /// The Secret below.

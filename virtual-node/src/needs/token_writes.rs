@@ -1,9 +1,10 @@
 //! The requests that tokens take: asking for them above, writing and deleting their Secrets below.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tensile_proto::vocabulary::label;
@@ -49,16 +50,24 @@ pub(super) async fn write(
             .create_token_request(account, &PostParams::default(), &request)
             .await
             .map_err(|error| issue_failure(&error))?;
-        let issued = token_plan::issued(need, answer);
-        tokens.push(issued.ok_or_else(|| Failure::Issue("the API server answered without a token".into()))?);
+        let issued = token_plan::issued(need, answer)
+            .ok_or_else(|| Failure::Issue("the API server answered without a token".into()))?;
+        shared.tokens.clock.learn(Timestamp::now(), issued.life_seconds, issued.expires);
+        tokens.push(issued);
     }
     let schedule =
         Schedule::of(&tokens, rand::random()).ok_or_else(|| Failure::Final("the volume asks for no token".into()))?;
     let name = volume.needs.first().map_or("", |need| need.volume.as_str());
-    let secret =
-        token_plan::secret(&volume.secret, &shared.mark(pod.clone(), uid), name, schedule, token_plan::data(tokens));
-    let uid_below = put(shared, pod, &volume.secret, volume.written.as_ref(), secret).await?;
-    Ok(Written { uid: uid_below, schedule })
+    let data = token_plan::data(tokens);
+    let digest = token_plan::digest(&data);
+    let secret = token_plan::secret(&volume.secret, &shared.mark(pod.clone(), uid), name, schedule, data);
+    let below = put(shared, pod, &volume.secret, volume.written.as_ref(), secret).await?;
+    Ok(Written { uid: below.uid, version: below.resource_version, digest: Some(digest), schedule })
+}
+
+/// The Secret as it stands below now.
+pub(super) async fn read(shared: &Shared, place: &Key) -> Result<Option<Secret>, kube::Error> {
+    Api::<Secret>::namespaced(shared.lower.clone(), &place.namespace).get_opt(&place.name).await
 }
 
 fn issue_failure(error: &kube::Error) -> Failure {
@@ -68,14 +77,14 @@ fn issue_failure(error: &kube::Error) -> Failure {
     }
 }
 
-/// Writes the Secret and gives its UID.
+/// Writes the Secret and gives its metadata.
 async fn put(
     shared: &Shared,
     pod: &Key,
     place: &Key,
     written: Option<&Written>,
     secret: Secret,
-) -> Result<Option<String>, Failure> {
+) -> Result<ObjectMeta, Failure> {
     let Ok(_permit) = shared.room.acquire().await else {
         return Err(Failure::Write(wording::pending("a token")));
     };
@@ -102,20 +111,20 @@ async fn put(
             "data": secret.data,
         }));
         match api.patch_metadata(&place.name, &PatchParams::default(), &patch).await {
-            Ok(found) => return Ok(found.metadata.uid),
+            Ok(found) => return Ok(found.metadata),
             // Somebody deleted it: it is made anew.
             Err(error) if Trouble::of(&error) == Trouble::Raced => {}
             Err(error) => return Err(refused(&error)),
         }
     }
     match api.create(&PostParams::default(), &secret).await {
-        Ok(created) => return Ok(created.metadata.uid),
+        Ok(created) => return Ok(created.metadata),
         Err(error) if Trouble::of(&error) == Trouble::Raced => {}
         Err(error) => return Err(refused(&error)),
     }
     // It is there: from an earlier try whose answer was lost, or from somebody else.
     let found = api.get_metadata(&place.name).await.map_err(|error| refused(&error))?;
-    let Some(mark) = OwnerMark::read(&secret.metadata) else { return Ok(None) };
+    let Some(mark) = OwnerMark::read(&secret.metadata) else { return Ok(ObjectMeta::default()) };
     if plan::ownership(&found.metadata, &mark, Purpose::Token) != Ownership::Ours {
         return Err(Failure::Write(Missing {
             reason: "NameConflict",
@@ -131,7 +140,7 @@ async fn put(
     let mut secret = secret;
     secret.metadata.resource_version.clone_from(&found.metadata.resource_version);
     let replaced = api.replace(&place.name, &PostParams::default(), &secret).await.map_err(|error| refused(&error))?;
-    Ok(replaced.metadata.uid)
+    Ok(replaced.metadata)
 }
 
 /// True when the Secret is gone; false when the pod that it is for still lives below.

@@ -4,21 +4,34 @@
 //! The virtual node asks under its node identity, so it can get tokens only for pods that are bound to it, and each
 //! token ends with its pod (KEP-1205, NodeRestriction).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::StreamExt;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use kube::api::{ObjectMeta, Preconditions};
 use parking_lot::Mutex;
 use tensile_chassis::retry::Backoff;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Missing, PodNeed, Retry, leftovers,
+    Missing, PodNeed, Retry,
+    clock::ServerClock,
+    leftovers,
     shared::{RETRY_INITIAL, RETRY_MAX, Shared},
     token_plan::{self, Schedule},
+    token_watch::Heard,
     token_writes::{self, Failure},
     trouble, wording,
 };
@@ -36,8 +49,9 @@ const DELETES_MAX: usize = 16;
 /// The wait after a failed refresh; a kubelet tries at each sync of the pod, about once a minute.
 const REFRESH_RETRY: SignedDuration = SignedDuration::from_secs(30);
 
-/// How often a leftover token is looked at again whose pod still lives below.
-const LEFTOVER_INTERVAL: Duration = Duration::from_mins(5);
+/// When a leftover token is looked at again whose pod still lives below: soon at first, for the pod may be about to go.
+const LEFTOVER_LOOK_INITIAL: Duration = Duration::from_secs(1);
+const LEFTOVER_LOOK_MAX: Duration = Duration::from_mins(5);
 
 /// How long the tokens of a pod that is held, and that were not found below, are left to [`Tokens::ensure`]: the pod may
 /// not be there yet, and then it asks for them itself.
@@ -57,8 +71,19 @@ const PENDING_RETRY_INITIAL: Duration = Duration::from_millis(100);
 pub(super) struct Written {
     /// `None` when it is to be there and was not found.
     pub(super) uid: Option<String>,
+    /// Its resourceVersion when it was last written or found right.
+    pub(super) version: Option<String>,
+    /// Digest of its content; `None` when an earlier run wrote it.
+    pub(super) digest: Option<[u8; 32]>,
     /// When its tokens end and are due.
     pub(super) schedule: Schedule,
+}
+
+impl Written {
+    /// One that is to be there and is not.
+    pub(super) fn lost(schedule: Schedule) -> Self {
+        Self { uid: None, version: None, digest: None, schedule }
+    }
 }
 
 /// The tokens of one volume.
@@ -70,13 +95,17 @@ pub(super) struct Volume {
     pub(super) needs: Vec<TokenNeed>,
     /// What is there.
     pub(super) written: Option<Written>,
+    /// A write is under way: what is heard from below may be our own.
+    pub(super) writing: bool,
+    /// What was heard from below and not compared yet with what was written.
+    pub(super) heard: Option<Heard>,
 }
 
 #[derive(Debug)]
-struct PodTokens {
+pub(super) struct PodTokens {
     pod: Key,
     service_account: String,
-    volumes: Vec<Volume>,
+    pub(super) volumes: Vec<Volume>,
     failures: Backoff,
 }
 
@@ -86,6 +115,8 @@ pub(super) struct Deletion {
     pub(super) secret: Key,
     pub(super) exactly: Preconditions,
     pub(super) only_after: Option<String>,
+    /// The pauses between looks for that pod.
+    looks: Backoff,
 }
 
 /// A token Secret that was found below at start, by its place.
@@ -99,10 +130,18 @@ struct Found {
 /// All tokens below.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    pods: Mutex<HashMap<String, PodTokens>>,
+    pub(super) pods: Mutex<HashMap<String, PodTokens>>,
     found: Mutex<HashMap<Key, Found>>,
     /// When it was last looked what is below.
     looked: Mutex<Option<Instant>>,
+    /// What is below may be other than what was found or written.
+    unsure: AtomicBool,
+    /// By which it is judged when tokens end.
+    pub(super) clock: ServerClock,
+    /// Secrets that may not be as they were written, with their pod's UID.
+    pub(super) doubts: Mutex<HashSet<(String, Key)>>,
+    /// There is a doubt.
+    pub(super) doubted: Notify,
     deletions: mpsc::UnboundedSender<Deletion>,
     to_delete: Mutex<Option<mpsc::UnboundedReceiver<Deletion>>>,
 }
@@ -115,6 +154,10 @@ impl Default for Tokens {
             pods: Mutex::default(),
             found: Mutex::default(),
             looked: Mutex::default(),
+            unsure: AtomicBool::new(false),
+            clock: ServerClock::default(),
+            doubts: Mutex::default(),
+            doubted: Notify::new(),
             deletions,
             to_delete: Mutex::new(Some(to_delete)),
         }
@@ -127,11 +170,16 @@ impl Tokens {
         *self.looked.lock() = Some(begun);
     }
 
+    /// Has the next refresh begin with a look at what is below.
+    pub(super) fn look_again(&self) {
+        self.unsure.store(true, Ordering::Release);
+    }
+
     /// Takes in a token Secret that was found below: for the pod that holds it, or for one that may come to.
     pub(super) fn found(&self, secret: Key, pod_uid: String, meta: &ObjectMeta) {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let schedule = Schedule::read(meta).unwrap_or(Schedule { expires: now, refresh: now });
-        let written = Written { uid: meta.uid.clone(), schedule };
+        let written = Written { uid: meta.uid.clone(), version: meta.resource_version.clone(), digest: None, schedule };
         if let Some(tokens) = self.pods.lock().get_mut(&pod_uid) {
             if let Some(volume) = tokens.volumes.iter_mut().find(|volume| volume.secret == secret) {
                 volume.written = Some(written);
@@ -153,16 +201,15 @@ impl Tokens {
             return;
         }
         let lower_namespace = shared.settings.namespaces.lower(&pod.key.namespace);
-        let now = Timestamp::now();
-        let lost =
-            runs.then_some(Written { uid: None, schedule: Schedule { expires: now, refresh: now + LOST_GRACE } });
+        let now = self.clock.now();
+        let lost = runs.then(|| Written::lost(Schedule { expires: now, refresh: now + LOST_GRACE }));
         let mut found = self.found.lock();
         let volumes = token_plan::by_secret(&pod.needs.tokens)
             .into_iter()
             .map(|(secret, needs)| {
                 let secret = Key::new(&lower_namespace, secret);
                 let written = found.remove(&secret).map(|found| found.written).or_else(|| lost.clone());
-                Volume { secret, needs: needs.into_iter().cloned().collect(), written }
+                Volume { secret, needs: needs.into_iter().cloned().collect(), written, writing: false, heard: None }
             })
             .collect();
         pods.insert(
@@ -179,7 +226,7 @@ impl Tokens {
     /// Has every token of a pod present and good below.
     pub(super) async fn ensure(&self, shared: &Shared, pod: &PodNeed) -> Result<(), Missing> {
         self.hold(shared, pod, false);
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let missing: Vec<Volume> = match self.pods.lock().get(&pod.uid) {
             None => return Ok(()),
             Some(tokens) => tokens
@@ -190,8 +237,9 @@ impl Tokens {
                 .collect(),
         };
         for volume in missing {
+            self.begin_write(&pod.uid, &volume.secret);
             match token_writes::write(shared, &pod.key, &pod.uid, account(pod), &volume).await {
-                Ok(written) => self.written(&pod.uid, &volume.secret, written),
+                Ok(written) => self.written(&pod.uid, &volume.secret, &written),
                 Err(failure) => return Err(self.failed(shared, pod, &volume, failure)),
             }
         }
@@ -199,6 +247,7 @@ impl Tokens {
     }
 
     fn failed(&self, shared: &Shared, pod: &PodNeed, volume: &Volume, failure: Failure) -> Missing {
+        self.end_write(&pod.uid, &volume.secret, None);
         let name = volume.needs.first().map_or("", |need| need.volume.as_str());
         let (delay, quiet) = match self.pods.lock().get_mut(&pod.uid) {
             Some(tokens) => (tokens.failures.next_delay(), tokens.failures.failures() <= QUIET_FAILURES_MAX),
@@ -220,17 +269,13 @@ impl Tokens {
     }
 
     /// Notes what was written.
-    fn written(&self, pod_uid: &str, secret: &Key, written: Written) {
-        let mut pods = self.pods.lock();
-        let Some(tokens) = pods.get_mut(pod_uid) else {
-            drop(pods);
+    fn written(&self, pod_uid: &str, secret: &Key, written: &Written) {
+        if let Some(tokens) = self.pods.lock().get_mut(pod_uid) {
+            tokens.failures.reset();
+        }
+        if !self.end_write(pod_uid, secret, Some(written.clone())) {
             // The pod was released while its token was on the way.
-            self.delete(secret, &written);
-            return;
-        };
-        tokens.failures.reset();
-        if let Some(volume) = tokens.volumes.iter_mut().find(|volume| volume.secret == *secret) {
-            volume.written = Some(written);
+            self.delete(secret, written);
         }
     }
 
@@ -254,20 +299,21 @@ impl Tokens {
         for (secret, found) in self.found.lock().drain() {
             // The version, too: a pod that comes to use it after all has it written anew.
             let exactly = Preconditions { uid: found.written.uid, resource_version: found.resource_version };
-            self.enqueue(Deletion { secret, exactly, only_after: Some(found.pod_uid) });
+            self.enqueue(secret, exactly, Some(found.pod_uid));
         }
     }
 
     fn delete(&self, secret: &Key, written: &Written) {
         if let Some(uid) = &written.uid {
             let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
-            self.enqueue(Deletion { secret: secret.clone(), exactly, only_after: None });
+            self.enqueue(secret.clone(), exactly, None);
         }
     }
 
-    fn enqueue(&self, deletion: Deletion) {
+    fn enqueue(&self, secret: Key, exactly: Preconditions, only_after: Option<String>) {
+        let looks = Backoff::new(LEFTOVER_LOOK_INITIAL, LEFTOVER_LOOK_MAX);
         // A closed channel means that the process is shutting down; the next one finds the leftover.
-        let _ = self.deletions.send(deletion);
+        let _ = self.deletions.send(Deletion { secret, exactly, only_after, looks });
     }
 
     /// Refreshes and deletes until shutdown.
@@ -284,9 +330,14 @@ impl Tokens {
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut in_charge = false;
             loop {
-                tick.tick().await;
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    () = self.doubted.notified() => {}
+                }
+                in_charge &= !self.unsure.load(Ordering::Acquire);
                 in_charge = (shared.may_write)() && (in_charge || self.take_charge(shared).await);
                 if in_charge {
+                    self.resolve_doubts(shared).await;
                     self.refresh_due(shared).await;
                 }
             }
@@ -300,13 +351,15 @@ impl Tokens {
     /// Another replica may have written tokens while we stood by: who becomes the leader looks again before it refreshes,
     /// or it would ask for a new token for every pod at once.
     async fn take_charge(&self, shared: &Arc<Shared>) -> bool {
-        let fresh = self.looked.lock().is_some_and(|at| at.elapsed() < FOUND_FRESH);
+        let unsure = self.unsure.swap(false, Ordering::AcqRel);
+        let fresh = !unsure && self.looked.lock().is_some_and(|at| at.elapsed() < FOUND_FRESH);
         if fresh {
             return true;
         }
         match leftovers::find(shared).await {
             Ok(()) => true,
             Err(error) => {
+                self.unsure.fetch_or(unsure, Ordering::AcqRel);
                 debug!(error = trouble::message(&error), "could not look for tokens in the lower cluster yet");
                 false
             }
@@ -314,7 +367,7 @@ impl Tokens {
     }
 
     async fn refresh_due(&self, shared: &Shared) {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let due: Vec<(String, Key, String, Volume)> = {
             let pods = self.pods.lock();
             pods.iter()
@@ -327,10 +380,11 @@ impl Tokens {
         };
         futures::stream::iter(due)
             .for_each_concurrent(REFRESHES_MAX, |(uid, pod, service_account, volume)| async move {
+                self.begin_write(&uid, &volume.secret);
                 match token_writes::write(shared, &pod, &uid, &service_account, &volume).await {
                     Ok(written) => {
                         debug!(%pod, secret = %volume.secret, "token refreshed");
-                        self.written(&uid, &volume.secret, written);
+                        self.written(&uid, &volume.secret, &written);
                     }
                     Err(failure) => self.refresh_failed(shared, &uid, &pod, &volume, failure),
                 }
@@ -339,15 +393,16 @@ impl Tokens {
     }
 
     fn refresh_failed(&self, shared: &Shared, uid: &str, pod: &Key, volume: &Volume, failure: Failure) {
-        let now = Timestamp::now();
+        self.end_write(uid, &volume.secret, None);
+        let now = self.clock.now();
         let name = volume.needs.first().map_or("", |need| need.volume.as_str());
-        let message = match failure {
-            Failure::Issue(why) | Failure::Final(why) => wording::no_token(name, &why, Retry::Waits).message,
-            Failure::Write(missing) => missing.message,
+        let (message, quiet) = match failure {
+            Failure::Issue(why) | Failure::Final(why) => (wording::no_token(name, &why, Retry::Waits).message, false),
+            Failure::Write(missing) => (missing.message, missing.quiet),
         };
         warn!(%pod, message, "could not refresh a token; it is tried again");
         let expired = volume.written.as_ref().is_none_or(|written| written.schedule.expires <= now);
-        if expired {
+        if expired && !quiet {
             let subject = events::PodRef { namespace: &pod.namespace, name: &pod.name, uid };
             shared.recorder.pod(subject, events::Severity::Warning, "FailedMount", message);
         }
@@ -367,8 +422,10 @@ impl Tokens {
                     Ok(true) => return,
                     Ok(false) => {
                         let again = self.deletions.clone();
+                        let mut deletion = deletion;
+                        let pause = deletion.looks.next_delay();
                         shared.tasks.spawn(shared.end.clone().run_until_cancelled_owned(async move {
-                            tokio::time::sleep(LEFTOVER_INTERVAL).await;
+                            tokio::time::sleep(pause).await;
                             let _ = again.send(deletion);
                         }));
                         return;

@@ -124,7 +124,12 @@ impl<K: Mirrored> Follower<K> {
             let seen = match &mut self.watch {
                 Some((watch, _)) => match watch.next().await {
                     Some(Ok(event)) => self.of_event(event),
-                    Some(Err(error)) => return Err(self.failed(watch_message(&error))),
+                    Some(Err(error)) => {
+                        // Begun anew with a list: after a restore from a backup the API server would take a watch from a
+                        // version that it has not reached again, and be silent.
+                        self.watch = None;
+                        return Err(self.failed(watch_message(&error)));
+                    }
                     // kube's watcher never ends; if it should, begin anew.
                     None => {
                         self.watch = None;

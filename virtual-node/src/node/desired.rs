@@ -20,10 +20,6 @@ const ARCH: &str = "kubernetes.io/arch";
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// An upper API server of 1.36 and later speaks WebSocket to nodes that declare this. We splice what the API server
-/// speaks to the lower one, which may be older: so SPDY, which all of them speak (KEP-4006).
-const FEATURE_NOT_DECLARED: &str = "ExtendWebSocketsToKubelet";
-
 /// What the lower cluster's nodes add up to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shape {
@@ -146,10 +142,14 @@ impl Facts<'_> {
         }
     }
 
-    /// Features that every lower node declares, less the one that we must not.
+    /// Features that every lower node declares.
+    ///
+    /// `ExtendWebSocketsToKubelet` among them makes the upper API server hand WebSocket streams on instead of translating
+    /// them to SPDY (KEP-4006). We splice them, so the lower API server must understand them: it does where its nodes
+    /// declare the feature, for a kubelet is never newer than its API server. Over SPDY a stream that is cut looks to
+    /// kubectl like one that ended well; see docs/adr/0003-websockets-where-the-lower-cluster-has-them.md.
     pub(super) fn declared_features(&self) -> Option<Vec<String>> {
         let mut features = self.shape?.declared_features.clone();
-        features.retain(|f| f != FEATURE_NOT_DECLARED);
         // The API server wants them sorted and each once (`pkg/apis/core/validation`).
         features.sort_unstable();
         features.dedup();

@@ -42,6 +42,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const LOOK_MAX: Duration = Duration::from_mins(1);
 
 /// What the keeper works with.
+#[derive(Clone)]
 pub struct NodeKeeperInputs {
     /// Names and UIDs.
     pub settings: Arc<Settings>,
@@ -245,7 +246,7 @@ impl NodeKeeper {
     /// Notes what the watch tells of our Node; true when it is gone and must be registered again at once.
     fn take_in(&mut self, event: Event<Node>) -> bool {
         match event {
-            Event::Restarted => {
+            Event::Restarted { .. } => {
                 self.listed = false;
                 false
             }

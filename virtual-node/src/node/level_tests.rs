@@ -166,7 +166,7 @@ fn a_node_is_registered_whole() {
     assert_eq!(taints.len(), 1);
     assert_eq!((taints[0].key.as_str(), taints[0].value.as_deref()), ("virtual-kubelet.io/provider", Some("tensile")));
     let status = node.status.unwrap();
-    assert_eq!(status.declared_features.unwrap(), ["A", "B"]);
+    assert_eq!(status.declared_features.unwrap(), ["A", "B", "ExtendWebSocketsToKubelet"]);
     let info = status.node_info.unwrap();
     assert!(info.kubelet_version.starts_with("v1.36.3+tensile."), "{}", info.kubelet_version);
     let conditions = status.conditions.unwrap();

@@ -7,7 +7,6 @@ use tracing::{debug, info, warn};
 
 use super::{
     index::View,
-    packed::Packed,
     refusal::{self, Lasts},
     requests,
     sync::{Progress, Syncer, retry},
@@ -17,6 +16,7 @@ use crate::{
     names::Key,
     needs::PodNeed,
     owner::OwnerMark,
+    packed::Packed,
     translate::{self, Subresource},
 };
 
@@ -50,13 +50,14 @@ impl Syncer {
                 return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::UntilMended).await;
             }
         };
-        let pod = match translate::pod_down(&upper, &environment.context(&self.settings)) {
+        let translated = translate::pod_down(&self.reservations.pinned(&upper), &environment.context(&self.settings));
+        let pod = match translated {
             Ok(pod) => pod,
             Err(refusal) => return self.stuck(key, &view, refusal.reason, &refusal.message, Lasts::Final).await,
         };
         // What it needs may have taken a while: the lease is looked at once more right before the pod begins to exist.
         if self.fence.check().is_err() {
-            return Progress::Idle;
+            return Progress::Retry;
         }
         match requests::create(&self.lower.api, &pod).await {
             Ok(_) => {
@@ -227,12 +228,12 @@ impl Syncer {
     }
 
     /// The whole upper pod: the one we hold, or read again.
-    pub(super) async fn whole_upper(&self, key: &Key, view: &View) -> Result<Pod, Progress> {
+    pub(super) async fn whole_upper(&self, key: &Key, view: &View) -> Result<Box<Pod>, Progress> {
         if let Some(pod) = view.upper_whole.as_ref().and_then(Packed::unpack) {
-            return Ok(pod);
+            return Ok(Box::new(pod));
         }
         match requests::read_upper(&self.upper.node, key, &self.settings.node_name).await {
-            Ok(Some(pod)) if pod.metadata.uid == view.upper_uid => Ok(pod),
+            Ok(Some(pod)) if pod.metadata.uid == view.upper_uid => Ok(Box::new(pod)),
             Ok(Some(pod)) => {
                 self.upper_applied(pod);
                 Err(Progress::Again)

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     down::pod_need,
-    reading::{Disruption, disruption, is_terminal, key_of},
+    reading::{Disruption, disruption, is_terminal, key_of, unschedulable},
     sync::Syncer,
 };
 use crate::{capacity::CapacityLedger, contract::PlacementVerdict, names::Key, owner::OwnerMark, translate};
@@ -134,6 +134,7 @@ pub(super) async fn lower(
                 }
                 let Some(mark) = syncer.mark_of(&pod) else { continue };
                 syncer.note_placement(&pod, &mark);
+                syncer.strays.forget(&mark.key);
                 if let Some(key) = syncer.index.lower_deleted(pod, mark) {
                     queue.add(key);
                 }
@@ -161,8 +162,9 @@ fn has_ended(pod: &Pod) -> bool {
 }
 
 impl Syncer {
-    /// Holds, or lets go of, what an upper pod needs below.
+    /// Holds, or lets go of, what an upper pod needs below, and the room for it.
     fn needs_of(&self, pod: &Pod, synced: bool) {
+        self.reservations.upper_pod(pod);
         // Pods of an earlier run, and those that another replica creates while we stand by, are never created anew by
         // us, so what they need is held here.
         if !synced || self.fence.check().is_err() {
@@ -181,6 +183,7 @@ impl Syncer {
         ledger.upsert_pod(PodFacts::of(pod, mark.as_ref().map(|mark| mark.uid.as_str())));
         let mark = mark?;
         self.note_placement(pod, &mark);
+        self.strays.note(pod, &mark);
         Some(mark)
     }
 
@@ -223,12 +226,8 @@ fn verdict(pod: &Pod) -> Option<PlacementVerdict> {
     if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
         return Some(PlacementVerdict::Bound { node });
     }
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
-    (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable")).then(|| {
-        PlacementVerdict::Unschedulable {
-            message: scheduled.message.clone().unwrap_or_default(),
-            since: scheduled.last_transition_time.as_ref().map(|time| time.0),
-        }
+    unschedulable(pod).map(|scheduled| PlacementVerdict::Unschedulable {
+        message: scheduled.message.clone().unwrap_or_default(),
+        since: scheduled.last_transition_time.as_ref().map(|time| time.0),
     })
 }

@@ -10,14 +10,13 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    packed::Packed,
     plan::{Known, Step},
     reading::{
         Disruption, deletion_grace, disruption, key_of, only_what_travels, version_of, with_generation, without_spec,
     },
     record::{Record, Upper, UpperStatus, lower_of},
 };
-use crate::{names::Key, owner::OwnerMark, translate};
+use crate::{names::Key, owner::OwnerMark, packed::Packed, translate};
 
 /// What a worker needs to perform a step.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ pub struct View {
     /// The whole upper pod, if it is still held.
     pub upper_whole: Option<Packed<Pod>>,
     /// The upper pod's status as last known.
-    pub upper_status: Option<PodStatus>,
+    pub upper_status: Option<Box<PodStatus>>,
     /// The lower pod whose status is to be written, or the last that was seen of it.
     pub lower_pod: Option<Arc<Pod>>,
 }
@@ -310,13 +309,13 @@ impl Index {
     }
 
     /// The upper API server answered a live read, or a write of ours, with this status.
-    pub fn upper_status_written(&self, key: &Key, uid: &str, version: Option<&str>, status: Option<PodStatus>) {
+    pub fn upper_status_written(&self, key: &Key, uid: &str, version: Option<&str>, status: Option<&PodStatus>) {
         let version = version_of(version);
         let mut state = self.state.lock();
         let Some(upper) = state.records.get_mut(key).and_then(Record::upper_present) else { return };
         if upper.uid == uid && version > upper.version {
             upper.version = version;
-            upper.status = status.as_ref().map(UpperStatus::of);
+            upper.status = status.map(UpperStatus::of);
         }
     }
 
@@ -371,8 +370,15 @@ impl Index {
         };
         let lower_pod = unwritten.or_else(|| record.last_lower.clone());
         drop(state);
-        let upper_status = upper_status.and_then(|status| status.unpack());
+        let upper_status = upper_status.and_then(|status| status.unpack()).map(Box::new);
         Some(View { step, upper_uid, lower_uid, lower_owner, upper_whole, upper_status, lower_pod })
+    }
+
+    /// Whether the upper pod of this UID is known.
+    pub fn knows_upper(&self, key: &Key, uid: &str) -> bool {
+        let mut state = self.state.lock();
+        let upper = state.records.get_mut(key).and_then(Record::upper_present);
+        upper.is_some_and(|upper| upper.uid == uid)
     }
 
     /// Whether the upper pod is known, and whether its lower twin is.
@@ -456,6 +462,24 @@ mod tests {
         (pod, mark)
     }
 
+    /// The process that saw the lower pod's end died over it. The next one finds no lower pod, and an upper pod whose status
+    /// says that the lower cluster takes it away: it fails, as it would have.
+    #[test]
+    fn a_pod_that_was_evicted_below_fails_also_after_a_restart_in_the_middle_of_it() {
+        let told = |reason: &str| {
+            let index = Index::default();
+            let mut pod = upper("1", "Running");
+            pod.status = serde_json::from_value(json!({"phase": "Running", "startTime": "2026-11-24T08:00:00Z",
+                "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]}))
+            .unwrap();
+            index.upper_listed(pod);
+            index.lower_proven_absent(&Key::new("n", "p"));
+            index.look(&Key::new("n", "p")).unwrap().step
+        };
+        assert_eq!(told("EvictionByEvictionAPI"), Step::Fail);
+        assert_eq!(told("DeletionByTaintManager"), Step::DeleteUpper, "lost with its node: its controller replaces it");
+    }
+
     /// A lower pod that went is followed by another, which a live read finds. If the upper status is then overwritten, the
     /// status to restore is read from the new pod and not taken from the old one.
     #[test]
@@ -477,5 +501,45 @@ mod tests {
         let view = index.look(&key).unwrap();
         assert_eq!(view.step, Step::WriteStatus);
         assert!(view.lower_pod.is_none(), "the old pod's status would be written: {:?}", view.lower_pod);
+    }
+
+    /// A list tells how things are, also when that is how they were before: a backup was restored. Unless it is merely
+    /// older than what we were answered meanwhile.
+    #[test]
+    fn a_list_that_decides_puts_a_pod_back_and_an_older_list_does_not() {
+        for (decides_until, phase) in [(4, "Running"), (5, "Pending"), (u64::MAX, "Pending")] {
+            let index = Index::default();
+            let key = Key::new("n", "p");
+            index.upper_list_began(2);
+            index.upper_listed(upper("2", "Pending"));
+            index.upper_list_done();
+            index.upper_applied(upper("5", "Running"));
+
+            index.upper_list_began(decides_until);
+            index.upper_listed(upper("2", "Pending"));
+            index.upper_list_done();
+            let status = index.look(&key).unwrap().upper_status.unwrap();
+            assert_eq!(status.phase.as_deref(), Some(phase), "a list that decides until {decides_until}");
+        }
+    }
+
+    /// The same below. What the pod says now is told above once more.
+    #[test]
+    fn a_lower_pod_that_was_put_back_is_told_again() {
+        for (decides_until, told) in [(8, false), (9, true), (u64::MAX, true)] {
+            let index = Index::default();
+            let key = Key::new("n", "p");
+            index.upper_applied(upper("1", "Running"));
+            let (pod, mark) = lower("l", "9");
+            index.lower_applied(pod, mark);
+            let written = index.look(&key).unwrap().lower_pod.unwrap();
+            index.lower_status_written(&key, &written);
+
+            index.lower_list_began(decides_until);
+            let (pod, mark) = lower("l", "7");
+            assert_eq!(index.lower_listed(pod, mark).is_some(), told, "a list that decides until {decides_until}");
+            let unwritten = index.look(&key).unwrap().step == Step::WriteStatus;
+            assert_eq!(unwritten, told, "a list that decides until {decides_until}");
+        }
     }
 }

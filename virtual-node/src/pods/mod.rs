@@ -11,7 +11,7 @@ mod environment;
 mod feed;
 pub mod index;
 mod lower_events;
-mod packed;
+mod moving;
 pub mod plan;
 mod reading;
 mod record;
@@ -39,7 +39,7 @@ pub use sync::Syncer;
 use crate::{
     capacity::CapacityLedger,
     context::{LowerClients, Settings, UpperClients},
-    contract::Placements,
+    contract::{Placements, Reservations, UpperPods},
     events::Recorder,
     kubelet::{Lookup, PodLookup, RunningPod},
     names::Key,
@@ -77,6 +77,8 @@ pub struct PodsInput {
     pub recorder: Recorder,
     /// The contract's placements.
     pub placements: Placements,
+    /// The contract's reservations.
+    pub reservations: Reservations,
     /// Write fence.
     pub fence: Fence,
     /// Metrics of the queue.
@@ -103,6 +105,8 @@ impl Pods {
             services: input.services,
             recorder: input.recorder,
             placements: input.placements,
+            reservations: input.reservations,
+            strays: moving::Strays::default(),
             fence: input.fence,
         };
         Self {
@@ -121,6 +125,15 @@ impl Pods {
     /// The queue: a key put in is looked at again.
     pub fn queue(&self) -> WorkQueue<Key> {
         self.queue.clone()
+    }
+
+    /// Lists the upper pods of the virtual node from the API server.
+    pub fn live_list(&self) -> UpperPods {
+        let (client, settings) = (self.syncer.upper.node.clone(), self.syncer.settings.clone());
+        Box::new(move || {
+            let (client, settings) = (client.clone(), settings.clone());
+            Box::pin(async move { requests::list_upper(&client, &settings.node_name).await })
+        })
     }
 
     /// Opens the watches; they work only once [`Self::feed`] reads them.
@@ -180,13 +193,16 @@ impl Pods {
         if shutdown.run_until_cancelled(self.synced()).await.is_none() {
             return;
         }
+        // Those of an earlier term of ours, too, that were given up when it ended.
+        for key in self.syncer.index.keys() {
+            self.queue.add(key);
+        }
         let syncer = self.syncer.clone();
-        self.queue
-            .run(concurrency, shutdown, move |key| {
-                let syncer = syncer.clone();
-                async move { syncer.sync(key).await }
-            })
-            .await;
+        let work = self.queue.run(concurrency, shutdown.clone(), move |key| {
+            let syncer = syncer.clone();
+            async move { syncer.sync(key).await }
+        });
+        tokio::join!(work, moving::run(self.syncer.clone(), shutdown));
     }
 }
 

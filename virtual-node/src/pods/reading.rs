@@ -26,7 +26,12 @@ impl Disruption {
 
 /// Reads why the lower cluster takes a pod away; `None` when it does not.
 pub fn disruption(pod: &Pod) -> Option<Disruption> {
-    match disruption_condition(pod)?.reason.as_deref() {
+    disruption_in(pod.status.as_ref()?)
+}
+
+/// The same, from the status alone.
+pub fn disruption_in(status: &PodStatus) -> Option<Disruption> {
+    match disruption_condition(status)?.reason.as_deref() {
         Some("PreemptionByScheduler") => Some(Disruption::Preempted),
         Some("DeletionByTaintManager" | "DeletionByPodGC") => Some(Disruption::NodeLost),
         _ => Some(Disruption::Evicted),
@@ -34,9 +39,18 @@ pub fn disruption(pod: &Pod) -> Option<Disruption> {
 }
 
 /// The DisruptionTarget condition, when it says True.
-pub fn disruption_condition(pod: &Pod) -> Option<&PodCondition> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+pub fn disruption_condition(status: &PodStatus) -> Option<&PodCondition> {
+    let conditions = status.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")
+}
+
+/// The scheduler's word that it finds no node for a pod.
+pub fn unschedulable(pod: &Pod) -> Option<&PodCondition> {
+    if pod.spec.as_ref()?.node_name.as_ref().is_some_and(|node| !node.is_empty()) {
+        return None;
+    }
+    let scheduled = pod.status.as_ref()?.conditions.iter().flatten().find(|each| each.type_ == "PodScheduled")?;
+    (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable")).then_some(scheduled)
 }
 
 /// Whether a pod has its final phase.

@@ -7,10 +7,13 @@ use tensile_proto::vocabulary::{annotation, finalizer};
 use tokio::time::Instant;
 
 use super::{
-    packed::Packed,
     plan::{self, Known, LowerFacts, Step, UpperFacts},
-    reading::{Disruption, deletion_grace, disruption, is_reported_stuck, is_terminal, with_generation, without_spec},
+    reading::{
+        Disruption, deletion_grace, disruption, disruption_in, is_reported_stuck, is_terminal, with_generation,
+        without_spec,
+    },
 };
+use crate::packed::Packed;
 
 /// How long the watch may take to tell of a pod that was created. After that the API server is asked.
 const ANNOUNCED_MAX: Duration = Duration::from_secs(30);
@@ -35,6 +38,8 @@ pub(super) struct UpperStatus {
     pub terminal: bool,
     pub started: bool,
     pub reported_stuck: bool,
+    /// It says that the lower cluster takes the pod away.
+    pub disrupted: bool,
     pub packed: Option<Packed<PodStatus>>,
 }
 
@@ -44,6 +49,7 @@ impl UpperStatus {
             terminal: is_terminal(status),
             started: status.start_time.is_some(),
             reported_stuck: is_reported_stuck(status),
+            disrupted: disruption_in(status).is_some_and(Disruption::fails),
             packed: Packed::of(status),
         }
     }
@@ -108,7 +114,9 @@ impl Record {
         if let Some(since) = self.announced {
             return if since.elapsed() < ANNOUNCED_MAX { Step::Wait } else { Step::ProveLower };
         }
-        plan::next(&self.upper_facts(), &self.lower_facts(), self.lost_to_disruption)
+        // A process that died over it knows it from the upper pod's status alone.
+        let told = matches!(&self.upper, Known::Present(upper) if upper.status.as_ref().is_some_and(|s| s.disrupted));
+        plan::next(&self.upper_facts(), &self.lower_facts(), self.lost_to_disruption || told)
     }
 
     fn upper_facts(&self) -> Known<UpperFacts> {

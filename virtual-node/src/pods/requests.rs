@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use crate::names::Key;
 
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+/// Pods in one answer, as client-go pages.
+const LIST_PAGE: u32 = 500;
 const JSON: &str = "application/json";
 
 /// An API server checks each field of each request by default, only to warn about unknown ones (KEP-2885). What we send
@@ -58,8 +60,11 @@ struct DeleteOptions<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Preconditions<'a> {
     uid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_version: Option<&'a str>,
 }
 
 fn pod_path(key: &Key) -> String {
@@ -97,13 +102,32 @@ pub async fn delete(client: &Client, key: &Key, uid: &str, grace: Option<i64>) -
         api_version: "v1",
         kind: "DeleteOptions",
         grace_period_seconds: grace,
-        preconditions: Preconditions { uid },
+        preconditions: Preconditions { uid, resource_version: None },
     };
     let request = request(http::Method::DELETE, &pod_path(key), METADATA_ONLY, JSON, &options)?;
     match client.request::<Value>(request).await {
         Ok(_) => Ok(()),
         // Conflict: the UID is another's, so the one meant is gone.
         Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes a pod that was read, at once and only if nothing of it has changed since. Whether it was deleted.
+pub async fn delete_as_read(client: &Client, key: &Key, read: &ObjectMeta) -> Result<bool, Error> {
+    let options = DeleteOptions {
+        api_version: "v1",
+        kind: "DeleteOptions",
+        grace_period_seconds: Some(0),
+        preconditions: Preconditions {
+            uid: read.uid.as_deref().unwrap_or_default(),
+            resource_version: read.resource_version.as_deref(),
+        },
+    };
+    let request = request(http::Method::DELETE, &pod_path(key), METADATA_ONLY, JSON, &options)?;
+    match client.request::<Value>(request).await {
+        Ok(_) => Ok(true),
+        Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -155,6 +179,21 @@ pub async fn patch(client: &Client, key: &Key, subresource: Option<&str>, patch:
 /// Reads a lower pod from the API server, past every cache.
 pub async fn read_lower(client: &Client, key: &Key) -> Result<Option<Pod>, Error> {
     Api::<Pod>::namespaced(client.clone(), &key.namespace).get_opt(&key.name).await
+}
+
+/// Lists all upper pods of ours from the API server, past every cache.
+pub async fn list_upper(client: &Client, node_name: &str) -> Result<Vec<Pod>, Error> {
+    let api = Api::<Pod>::all(client.clone());
+    let mut params = ListParams::default().fields(&format!("spec.nodeName={node_name}")).limit(LIST_PAGE);
+    let mut pods = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        pods.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(pods),
+        }
+    }
 }
 
 /// Reads an upper pod of ours from the API server, past every cache.

@@ -11,12 +11,13 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use super::{
     index::{Applied, Index, View},
+    moving::Strays,
     plan::Step,
     requests,
 };
 use crate::{
     context::{LowerClients, Settings, UpperClients},
-    contract::Placements,
+    contract::{Placements, Reservations},
     events::Recorder,
     names::Key,
     needs::NeedsKeeper,
@@ -55,6 +56,8 @@ pub struct Syncer {
     pub(super) services: Services,
     pub(super) recorder: Recorder,
     pub(super) placements: Placements,
+    pub(super) reservations: Reservations,
+    pub(super) strays: Strays,
     pub(super) fence: Fence,
 }
 
@@ -97,6 +100,7 @@ impl Syncer {
     fn release(&self, uid: &str) {
         self.needs.release(uid);
         self.placements.forget(uid);
+        self.reservations.upper_gone(uid);
     }
 
     /// Brings one pod as far as it goes now.
@@ -113,7 +117,8 @@ impl Syncer {
                 }
                 if let Err(lost) = self.fence.check() {
                     debug!(%lost, "not writing: another replica leads");
-                    return Outcome::Done;
+                    // Not done: the lease may be renewed after all.
+                    return Outcome::Retry;
                 }
                 match self.perform(&key, view).await {
                     Progress::Again => {}

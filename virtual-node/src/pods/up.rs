@@ -1,7 +1,7 @@
 //! Steps towards the upper cluster: status, conditions, the end of a pod.
 
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::{api::core::v1::PodStatus, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::{Value, json};
 use tensile_proto::vocabulary::condition;
 use tracing::{debug, info};
@@ -26,7 +26,7 @@ impl Syncer {
             // Only the fact is known that it must be compared again, not the status itself.
             return self.prove_lower(key).await;
         };
-        let Some(status) = translate::status_up(view.upper_status.as_ref(), &lower, &self.translation()) else {
+        let Some(status) = translate::status_up(view.upper_status.as_deref(), &lower, &self.translation()) else {
             self.index.lower_status_written(key, &lower);
             return Progress::Again;
         };
@@ -41,7 +41,9 @@ impl Syncer {
 
     /// The lower cluster took the pod away: its status above becomes final, with the reason.
     pub(super) async fn fail(&self, key: &Key, view: &View) -> Progress {
-        let cause = view.lower_pod.as_deref().map_or_else(|| taken_away("Evicted", ""), cause_of);
+        // After a restart in the middle of it, only the upper pod's status tells the reason.
+        let told = view.lower_pod.as_deref().map_or(view.upper_status.as_deref(), |lower| lower.status.as_ref());
+        let cause = told.map_or_else(|| taken_away("Evicted", ""), cause_of);
         match self.write_terminal(key, view, Some(&cause)).await {
             Ok(()) => {
                 info!(cause.reason, "the lower cluster took the pod away; it is Failed");
@@ -69,11 +71,11 @@ impl Syncer {
     /// Writes a final status, unless the pod has one.
     async fn write_terminal(&self, key: &Key, view: &View, cause: Option<&Cause>) -> Result<(), Progress> {
         let Some(upper_uid) = view.upper_uid.as_deref() else { return Ok(()) };
-        if view.upper_status.as_ref().is_some_and(is_terminal) {
+        if view.upper_status.as_deref().is_some_and(is_terminal) {
             return Ok(());
         }
         let mut upper = self.whole_upper(key, view).await?;
-        upper.status.clone_from(&view.upper_status);
+        upper.status = view.upper_status.as_deref().cloned();
         let now = Time(Timestamp::now());
         let lower = view.lower_pod.as_deref();
         let Some(status) = translate::terminal_status(&upper, lower, cause, &now, &self.translation()) else {
@@ -154,7 +156,7 @@ impl Syncer {
     async fn patch_upper_status(&self, key: &Key, upper_uid: &str, status: &Value) -> Result<(), kube::Error> {
         if let Some(answer) = requests::patch_status(&self.upper.node, key, upper_uid, status).await? {
             let version = answer.metadata.resource_version.as_deref();
-            self.index.upper_status_written(key, upper_uid, version, answer.status);
+            self.index.upper_status_written(key, upper_uid, version, answer.status.as_ref());
         } else {
             debug!("the pod went away before its status was written");
             self.upper_gone(key, Some(upper_uid));
@@ -164,12 +166,11 @@ impl Syncer {
 }
 
 /// Why the lower cluster took a pod away, in its own words.
-fn cause_of(lower: &Pod) -> Cause {
-    let status = lower.status.as_ref();
-    if let Some(reason) = status.and_then(|status| status.reason.clone()) {
-        return taken_away(&reason, status.and_then(|status| status.message.as_deref()).unwrap_or_default());
+fn cause_of(status: &PodStatus) -> Cause {
+    if let Some(reason) = &status.reason {
+        return taken_away(reason, status.message.as_deref().unwrap_or_default());
     }
-    let target = disruption_condition(lower);
+    let target = disruption_condition(status);
     let reason = target.and_then(|target| target.reason.as_deref()).unwrap_or("Evicted");
     taken_away(reason, target.and_then(|target| target.message.as_deref()).unwrap_or_default())
 }

@@ -123,9 +123,8 @@ fn spec_down(upper: &Pod, spec: &PodSpec, uid: &str, ctx: &Context<'_>) -> Resul
     for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
         containers::map_environment(&mut container.env, container.env_from.as_mut(), &given);
     }
-    if containers::replaces_service_links(&spec, ctx) {
-        spec.enable_service_links = Some(false);
-    }
+    // The variables of the upper cluster's Services are set; those of the lower one would name other Services.
+    spec.enable_service_links = Some(false);
 
     let empty = BTreeMap::new();
     let labels = upper.metadata.labels.as_ref().unwrap_or(&empty);
@@ -135,6 +134,16 @@ fn spec_down(upper: &Pod, spec: &PodSpec, uid: &str, ctx: &Context<'_>) -> Resul
         affinity::pin(&mut spec, node);
     }
     Ok(spec)
+}
+
+/// Whether the pod asks for something that cannot be had below; the part of [`pod_down`] that can be said at once.
+///
+/// # Errors
+/// As [`pod_down`].
+pub fn refuse_unsupported(upper: &Pod) -> Result<(), Refusal> {
+    let Some(spec) = &upper.spec else { return Ok(()) };
+    refuse_claims(spec)?;
+    spec.volumes.iter().flatten().try_for_each(volumes::refuse_unsupported)
 }
 
 fn refuse_claims(spec: &PodSpec) -> Result<(), Refusal> {

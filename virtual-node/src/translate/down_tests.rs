@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     names::NamespaceMapping,
-    translate::{carried_digest, generate::settings, token_secret_name},
+    translate::{EnvFromKeys, carried_digest, generate::settings, token_secret_name},
 };
 
 fn pod(value: Value) -> Pod {
@@ -19,7 +19,7 @@ fn with_spec(spec: Value) -> Pod {
 
 fn below(upper: &Pod) -> Pod {
     let settings = settings();
-    pod_down(upper, &Context { settings: &settings, services_env: &[] }).unwrap()
+    pod_down(upper, &Context::new(&settings)).unwrap()
 }
 
 /// A pod of a Deployment as kube-apiserver 1.36 shows it once kube-scheduler has bound it to a virtual node.
@@ -59,7 +59,7 @@ fn a_deployments_pod_goes_down_like_this() {
     let upper = sample();
     let mut settings = settings();
     settings.namespaces = NamespaceMapping::Same;
-    let lower = pod_down(&upper, &Context { settings: &settings, services_env: &[] }).unwrap();
+    let lower = pod_down(&upper, &Context::new(&settings)).unwrap();
     assert_eq!(
         json!(lower),
         json!({
@@ -76,12 +76,18 @@ fn a_deployments_pod_goes_down_like_this() {
             },
             "spec": {
                 "restartPolicy": "Always", "automountServiceAccountToken": false,
-                "enableServiceLinks": true, "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30,
+                "enableServiceLinks": false, "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30,
                 "tolerations": [
                     {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
                 "containers": [{"name": "web", "image": "web:1", "env": [
                     {"name": "KUBERNETES_SERVICE_HOST", "value": "203.0.113.7"},
                     {"name": "KUBERNETES_SERVICE_PORT", "value": "6443"},
+                    {"name": "KUBERNETES_SERVICE_PORT_HTTPS", "value": "6443"},
+                    {"name": "KUBERNETES_PORT", "value": "tcp://203.0.113.7:6443"},
+                    {"name": "KUBERNETES_PORT_6443_TCP", "value": "tcp://203.0.113.7:6443"},
+                    {"name": "KUBERNETES_PORT_6443_TCP_PROTO", "value": "tcp"},
+                    {"name": "KUBERNETES_PORT_6443_TCP_PORT", "value": "6443"},
+                    {"name": "KUBERNETES_PORT_6443_TCP_ADDR", "value": "203.0.113.7"},
                     {"name": "NS", "valueFrom": {"fieldRef": {"apiVersion": "v1",
                         "fieldPath": "metadata.annotations['tensile.dev/upper-namespace']"}}}],
                     "volumeMounts": [{"name": "kube-api-access-q",
@@ -119,20 +125,48 @@ fn whole_maps_travel_as_annotations_where_a_volume_asks() {
     assert!(!annotations.contains_key("tensile.dev/upper-annotations"));
 }
 
+/// What a container of the lower pod sets by name, but for the upper API server's address.
+fn variables(lower: &Pod) -> Vec<String> {
+    let all = lower.spec.as_ref().unwrap().containers[0].env.iter().flatten().map(|each| each.name.clone());
+    all.filter(|name| !name.starts_with("KUBERNETES_")).collect()
+}
+
+fn web() -> [EnvVar; 2] {
+    let variable = |name: &str| EnvVar { name: name.into(), value: Some("10.0.0.9".into()), value_from: None };
+    [variable("WEB_SERVICE_HOST"), variable("WEB_PORT")]
+}
+
 #[test]
 fn service_variables_take_the_place_of_the_lower_ones() {
-    let services_env = [EnvVar { name: "WEB_SERVICE_HOST".into(), value: Some("10.0.0.9".into()), value_from: None }];
-    let settings = settings();
-    let ctx = Context { settings: &settings, services_env: &services_env };
-    let names = |pod: Pod| -> Vec<String> {
-        pod.spec.unwrap().containers.remove(0).env.into_iter().flatten().map(|each| each.name).collect()
-    };
+    let (services_env, settings) = (web(), settings());
+    let ctx = Context { services_env: &services_env, ..Context::new(&settings) };
     let linked = pod_down(&with_spec(json!({"containers": [{"name": "c"}]})), &ctx).unwrap();
-    assert_eq!(linked.spec.as_ref().unwrap().enable_service_links, Some(false));
-    assert_eq!(names(linked), ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "WEB_SERVICE_HOST"]);
+    assert_eq!(variables(&linked), ["WEB_SERVICE_HOST", "WEB_PORT"]);
     let opted_out = with_spec(json!({"containers": [{"name": "c"}], "enableServiceLinks": false}));
     let opted_out = pod_down(&opted_out, &ctx).unwrap();
-    assert_eq!(names(opted_out), ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"]);
+    assert!(variables(&opted_out).is_empty());
+    for lower in [linked, opted_out, below(&with_spec(json!({"containers": [{"name": "c"}]})))] {
+        assert_eq!(lower.spec.unwrap().enable_service_links, Some(false));
+    }
+}
+
+#[test]
+fn what_a_container_sets_itself_is_not_covered_by_a_service() {
+    let (services_env, settings) = (web(), settings());
+    let of = |sources: Value, env: Value| {
+        let upper = with_spec(json!({"containers": [{"name": "c", "env": env, "envFrom": sources}]}));
+        let keys = |name: &str| (name == "known").then(|| vec!["WEB_PORT".to_owned(), "PORT".to_owned()]);
+        let env_from = EnvFromKeys::of(upper.spec.as_ref().unwrap(), keys, keys);
+        let ctx = Context { services_env: &services_env, env_from: &env_from, ..Context::new(&settings) };
+        variables(&pod_down(&upper, &ctx).unwrap())
+    };
+    let own = json!([{"name": "WEB_SERVICE_HOST", "value": "mine"}]);
+    assert_eq!(of(json!([]), own), ["WEB_PORT", "WEB_SERVICE_HOST"]);
+    assert_eq!(of(json!([{"configMapRef": {"name": "known"}}]), json!([])), ["WEB_SERVICE_HOST"]);
+    assert_eq!(of(json!([{"secretRef": {"name": "known"}}]), json!([])), ["WEB_SERVICE_HOST"]);
+    assert_eq!(of(json!([{"prefix": "WEB_", "secretRef": {"name": "known"}}]), json!([])), ["WEB_SERVICE_HOST"]);
+    let prefixed = json!([{"prefix": "MY_", "configMapRef": {"name": "known"}}, {"secretRef": {"name": "other"}}]);
+    assert_eq!(of(prefixed, json!([])), ["WEB_SERVICE_HOST", "WEB_PORT"]);
 }
 
 #[test]
@@ -141,7 +175,7 @@ fn the_cluster_ca_is_the_upper_one_in_environments_too() {
         "env": [{"name": "CA", "valueFrom": {"configMapKeyRef": {"name": "kube-root-ca.crt", "key": "ca.crt"}}}],
         "envFrom": [{"configMapRef": {"name": "kube-root-ca.crt"}}, {"configMapRef": {"name": "other"}}]}]}));
     let container = json!(below(&upper).spec.unwrap().containers[0]);
-    assert_eq!(container["env"][2]["valueFrom"]["configMapKeyRef"]["name"], "tensile-root-ca");
+    assert_eq!(container["env"][8]["valueFrom"]["configMapKeyRef"]["name"], "tensile-root-ca");
     assert_eq!(
         container["envFrom"],
         json!([{"configMapRef": {"name": "tensile-root-ca"}}, {"configMapRef": {"name": "other"}}])
@@ -153,7 +187,7 @@ fn the_lower_scheduler_is_a_setting() {
     let mut settings = settings();
     settings.lower_scheduler_name = Some("bin-packer".into());
     let upper = with_spec(json!({"containers": [], "schedulerName": "multi-scheduler"}));
-    let lower = pod_down(&upper, &Context { settings: &settings, services_env: &[] }).unwrap();
+    let lower = pod_down(&upper, &Context::new(&settings)).unwrap();
     assert_eq!(lower.spec.unwrap().scheduler_name.as_deref(), Some("bin-packer"));
     assert_eq!(below(&upper).spec.unwrap().scheduler_name, None);
 }
@@ -172,7 +206,7 @@ fn a_reserved_node_pins_the_pod() {
 #[test]
 fn what_cannot_be_had_below_is_refused_with_its_name() {
     let settings = settings();
-    let ctx = Context { settings: &settings, services_env: &[] };
+    let ctx = Context::new(&settings);
     let refusal = |upper: Pod| pod_down(&upper, &ctx).unwrap_err();
     let claims = refusal(with_spec(json!({"containers": [], "resourceClaims": [{"name": "gpu"}]})));
     assert_eq!(claims.reason, "ResourceClaimsNotSupported");

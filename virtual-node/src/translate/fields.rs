@@ -144,7 +144,10 @@ pub const FIELDS: &[Field] = &[
     mapped("spec.initContainers[].env", "as containers"),
     mapped("spec.containers[].envFrom[].configMapRef.name", "kube-root-ca.crt is the upper one"),
     mapped("spec.initContainers[].envFrom[].configMapRef.name", "kube-root-ca.crt is the upper one"),
-    mapped("spec.enableServiceLinks", "false where the upper cluster's service variables are set"),
+    mapped(
+        "spec.enableServiceLinks",
+        "false: the variables of the upper cluster's Services are set, the lower cluster's are others",
+    ),
     // Volumes
     mapped("spec.volumes[].configMap.name", "kube-root-ca.crt is the upper one"),
     mapped(

@@ -16,6 +16,7 @@ pub mod fields;
 mod label_keys;
 mod needs;
 mod restore;
+mod service_env;
 mod status;
 mod terminal;
 mod update;
@@ -32,8 +33,10 @@ use k8s_openapi::api::core::v1::{EnvVar, Pod};
 
 pub use self::{
     carried::carried_digest,
-    down::pod_down,
+    containers::{EnvFromKeys, wants_service_links},
+    down::{pod_down, refuse_unsupported},
     needs::{Need, Needs, TokenNeed, UsedBy, needs},
+    service_env::{ServiceFacts, ServicePortFacts, service_variables},
     status::{is_terminal, status_up},
     terminal::{Cause, terminal_status},
     update::{Subresource, Update, pod_update},
@@ -62,9 +65,18 @@ const CONFIG_SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
 pub struct Context<'a> {
     /// Facts of the process: names, namespace mapping, addresses.
     pub settings: &'a Settings,
-    /// Service environment variables of the upper pod's namespace (enableServiceLinks). Empty: the lower kubelet's own
-    /// stay. Not empty: they are set in every container and the lower kubelet adds none.
+    /// Service variables of the upper pod's namespace, for pods that want them (enableServiceLinks).
     pub services_env: &'a [EnvVar],
+    /// What the pod's `envFrom` sets, which given variables must not cover.
+    pub env_from: &'a EnvFromKeys,
+}
+
+impl<'a> Context<'a> {
+    /// Without Services: for all that has no environment.
+    pub fn new(settings: &'a Settings) -> Self {
+        static NONE: EnvFromKeys = EnvFromKeys::NONE;
+        Self { settings, services_env: &[], env_from: &NONE }
+    }
 }
 
 /// Why a pod is not sent down. Final for this spec: nothing but a change of the upper pod can cure it.

@@ -34,7 +34,7 @@ fn exactly_the_listed_fields_differ() {
     runner
         .run(&(upper_pod(), services_env()), |(upper, services_env)| {
             let settings = settings();
-            let lower = pod_down(&upper, &Context { settings: &settings, services_env: &services_env }).unwrap();
+            let lower = pod_down(&upper, &Context { services_env: &services_env, ..Context::new(&settings) }).unwrap();
             let (upper, lower) = (json!(upper), json!(lower));
             let mut differing = Vec::new();
             differences("", Some(&pruned(&upper)), Some(&pruned(&lower)), &mut differing);
@@ -196,7 +196,7 @@ proptest! {
     #[test]
     fn label_keys_are_merged_once(upper in upper_pod()) {
         let settings = settings();
-        let lower = created(pod_down(&upper, &Context { settings: &settings, services_env: &[] }).unwrap());
+        let lower = created(pod_down(&upper, &Context::new(&settings)).unwrap());
         let spread = |pod: &Pod| pod.spec.clone().unwrap().topology_spread_constraints.unwrap_or_default();
         let expected: Vec<_> =
             spread(&upper).into_iter().filter(|each| each.topology_key != "tensile.dev/cluster").collect();
@@ -216,7 +216,7 @@ proptest! {
     fn a_created_pod_is_carried(mut upper in upper_pod(), services_env in services_env()) {
         upper.spec.as_mut().unwrap().ephemeral_containers = None;
         let settings = settings();
-        let ctx = Context { settings: &settings, services_env: &services_env };
+        let ctx = Context { services_env: &services_env, ..Context::new(&settings) };
         let posted = pod_down(&upper, &ctx).unwrap();
         prop_assert_eq!(&posted, &pod_down(&upper, &ctx).unwrap());
         let mut lower = created(posted);
@@ -231,7 +231,7 @@ proptest! {
     #[test]
     fn updates_arrive_and_end(upper in upper_pod(), other in upper_pod()) {
         let settings = settings();
-        let ctx = Context { settings: &settings, services_env: &[] };
+        let ctx = Context::new(&settings);
         let mut lower = created(pod_down(&upper, &ctx).unwrap());
         admitted(&mut lower);
         let upper = updated(&upper, &other);
@@ -265,7 +265,7 @@ proptest! {
     #[test]
     fn status_reaches_a_fixpoint(above in status(), below in status()) {
         let settings = settings();
-        let ctx = Context { settings: &settings, services_env: &[] };
+        let ctx = Context::new(&settings);
         let mut lower = Pod { status: Some(below.clone()), ..Pod::default() };
         lower.metadata.annotations = Some([(annotation::GENERATION.to_owned(), "9/2".to_owned())].into());
         let patch = status_up(Some(&above), &lower, &ctx);
@@ -310,7 +310,7 @@ proptest! {
     #[test]
     fn nothing_below_shows_the_lower_identity(upper in upper_pod(), other in upper_pod()) {
         let settings = settings();
-        let ctx = Context { settings: &settings, services_env: &[] };
+        let ctx = Context::new(&settings);
         let mut lower = created(pod_down(&upper, &ctx).unwrap());
         let upper = updated(&upper, &other);
         lower = sent(&lower, &pod_update(&upper, &lower, &ctx).unwrap());

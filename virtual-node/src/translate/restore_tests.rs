@@ -15,7 +15,7 @@ fn below(selector: Value, mut spec: Value) -> Result<Value, Refusal> {
     .unwrap();
     let mut settings = settings();
     settings.upper_api_for_pods = None;
-    let lower = pod_down(&upper, &Context { settings: &settings, services_env: &[] })?;
+    let lower = pod_down(&upper, &Context::new(&settings))?;
     assert!(!lower.metadata.annotations.unwrap().contains_key("tensile.dev/cluster-selector"));
     let mut spec = json!(lower.spec);
     spec.as_object_mut().unwrap().remove("automountServiceAccountToken");
@@ -49,7 +49,7 @@ fn everything_moved_is_put_back() {
             "containers": [{"name": "web", "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": "10.0.0.1"}]}],
             "nodeSelector": {"disk": "ssd"}, "affinity": apart("team-a-1f0e3dad"),
             "tolerations": [{"operator": "Exists"}, {"key": "db", "operator": "Exists"}],
-            "topologySpreadConstraints": [spread], "hostNetwork": true
+            "topologySpreadConstraints": [spread], "hostNetwork": true, "enableServiceLinks": false
         })
     );
 }

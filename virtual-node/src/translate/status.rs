@@ -126,8 +126,9 @@ fn addresses(patch: &mut Map<String, Value>, upper: &PodStatus, lower: &PodStatu
     let upper_ips: Vec<&str> = upper.pod_ips.iter().flatten().map(|each| each.ip.as_str()).collect();
     let lower_ips: Vec<&str> = lower.pod_ips.iter().flatten().map(|each| each.ip.as_str()).collect();
     put_ips(patch, "podIPs", &upper_ips, &lower_ips);
-    // As soon as a lower kubelet has taken the pod up, and with that for good.
-    if lower.host_ip.is_some() {
+    // As soon as a lower kubelet has taken the pod up, and with that for good: another leader has another address, but
+    // the pod has not moved, and thousands of writes at a takeover would tell nobody anything.
+    if lower.host_ip.is_some() && upper.host_ip.is_none() {
         let own = node_address.to_string();
         put(patch, "hostIP", upper.host_ip.as_ref(), Some(&own));
         let upper_ips: Vec<&str> = upper.host_ips.iter().flatten().map(|each| each.ip.as_str()).collect();

@@ -10,7 +10,7 @@ fn up(upper: Value, lower: Value) -> Option<Value> {
         "metadata": {"annotations": {"tensile.dev/generation": "7/2"}}, "status": lower
     }))
     .unwrap();
-    status_up(Some(&upper), &lower, &Context { settings: &settings(), services_env: &[] })
+    status_up(Some(&upper), &lower, &Context::new(&settings()))
 }
 
 fn conditions(list: Value) -> Value {
@@ -42,6 +42,13 @@ fn a_started_pod_is_shown_with_our_host_address() {
             "podIPs": [{"ip": "10.1.0.3"}], "observedGeneration": 7,
             "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 7}]}))
     );
+}
+
+#[test]
+fn the_host_address_stays_when_another_replica_comes_to_lead() {
+    let address = |ip: &str| json!({"phase": "Running", "hostIP": ip, "hostIPs": [{"ip": ip}]});
+    // The lower node's, and that of the leader before us.
+    assert_eq!(up(address("192.0.2.99"), address("198.51.100.4")), None);
 }
 
 #[test]

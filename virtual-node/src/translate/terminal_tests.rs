@@ -15,8 +15,7 @@ fn ended(spec: Value, last: Option<Value>, cause: Option<&Cause>) -> Value {
     }))
     .unwrap();
     let lower: Option<Pod> = last.map(|status| serde_json::from_value(json!({ "status": status })).unwrap());
-    terminal_status(&upper, lower.as_ref(), cause, &now(), &Context { settings: &settings(), services_env: &[] })
-        .unwrap()
+    terminal_status(&upper, lower.as_ref(), cause, &now(), &Context::new(&settings())).unwrap()
 }
 
 fn one_container() -> Value {
@@ -112,5 +111,5 @@ fn containers_that_never_ran_stay_waiting() {
 fn an_ended_pod_is_left_alone() {
     let upper: Pod = serde_json::from_value(json!({"metadata": {}, "status": {"phase": "Succeeded"}})).unwrap();
     let settings = settings();
-    assert_eq!(terminal_status(&upper, None, None, &now(), &Context { settings: &settings, services_env: &[] }), None);
+    assert_eq!(terminal_status(&upper, None, None, &now(), &Context::new(&settings)), None);
 }

@@ -23,14 +23,14 @@ fn upper() -> Pod {
 /// The twin as the lower API server shows it after creation.
 fn twin(upper: &Pod) -> Pod {
     let settings = settings();
-    let mut lower = pod_down(upper, &Context { settings: &settings, services_env: &[] }).unwrap();
+    let mut lower = pod_down(upper, &Context::new(&settings)).unwrap();
     lower.metadata.generation = Some(1);
     lower
 }
 
 fn update(upper: &Pod, lower: &Pod) -> Update {
     let settings = settings();
-    pod_update(upper, lower, &Context { settings: &settings, services_env: &[] }).unwrap()
+    pod_update(upper, lower, &Context::new(&settings)).unwrap()
 }
 
 fn spec(pod: &mut Pod) -> &mut PodSpec {
@@ -120,7 +120,7 @@ fn ephemeral_containers_are_added_with_the_same_environment() {
     let update = update(&upper, &lower);
     let env = &update.ephemeral.as_ref().unwrap()["spec"]["ephemeralContainers"][0]["env"];
     assert_eq!(env[0], json!({"name": "KUBERNETES_SERVICE_HOST", "value": "203.0.113.7"}));
-    assert_eq!(env[2]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.annotations['tensile.dev/upper-namespace']");
+    assert_eq!(env[8]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.annotations['tensile.dev/upper-namespace']");
     let lower = patched(&lower, update.ephemeral.as_ref().unwrap());
     let lower = patched(&lower, &update.claim(&[Subresource::Ephemeral]).unwrap());
     assert!(is_carried(&upper, &lower));

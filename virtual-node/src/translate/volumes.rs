@@ -73,7 +73,8 @@ fn map_projection(source: &mut VolumeProjection, token_secret: &str) {
     }
 }
 
-fn refuse_unsupported(volume: &Volume) -> Result<(), Refusal> {
+/// Refuses sources that cannot mean the same thing below.
+pub(super) fn refuse_unsupported(volume: &Volume) -> Result<(), Refusal> {
     let refuse = |message: String| Err(Refusal::new("VolumesNotSupported", message));
     if let Some(claim) = &volume.persistent_volume_claim {
         return refuse(format!(

@@ -7,6 +7,7 @@
 mod cluster;
 mod creation;
 mod status;
+mod tokens;
 // The merge of an API server, which the unit tests use too.
 #[path = "../../src/translate/strategic.rs"]
 mod strategic;

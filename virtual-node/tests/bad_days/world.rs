@@ -15,17 +15,18 @@ use tensile_chassis::{
     lease::Fence,
     queue::QueueMetrics,
     readiness::Readiness,
-    watch::WatchMetrics,
+    watch::{WatchMetrics, WatchOptions},
 };
 use tensile_scheduling::Pool;
 use tensile_virtual_node::{
     capacity::CapacityLedger,
     context::{LowerClients, Settings, UpperClients},
-    contract::Placements,
+    contract::{ContractMetrics, Placements, Reservations},
     events::Recorder,
     names::NamespaceMapping,
     needs::NeedsKeeper,
     pods::{Pods, PodsInput},
+    services::ServicesWatch,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -153,19 +154,27 @@ fn run(upper: &Cluster, lower: &Cluster, stop: &CancellationToken) {
         Arc::new(|| true),
         ready_again,
     );
+    let readiness = Readiness::new();
+    let services =
+        ServicesWatch::new(upper_clients.node.clone(), WatchOptions::new("upper-services"), readiness.gate("services"));
+    let ledger = CapacityLedger::new(Pool::all());
+    let contract_metrics = ContractMetrics::register(&mut registry);
+    let reservations = Reservations::new(settings.clone(), ledger.clone(), TIMEOUT, contract_metrics);
     let pods = Arc::new(Pods::new(PodsInput {
         settings,
         upper: upper_clients,
         lower: lower_clients,
         needs: needs.clone(),
+        services: services.services(),
         recorder,
         placements: Placements::new(),
+        reservations,
         fence,
         queue_metrics: QueueMetrics::register(&mut registry),
     }));
-    let readiness = Readiness::new();
     let watches = pods.watches(readiness.gate("upper"), readiness.gate("lower"), &watch_metrics);
     let queue = pods.queue();
+    tokio::spawn(services.run(stop.clone()));
     tokio::spawn({
         let stop = stop.clone();
         async move { event_writer.run(stop).await }
@@ -181,7 +190,7 @@ fn run(upper: &Cluster, lower: &Cluster, stop: &CancellationToken) {
     });
     tokio::spawn({
         let (pods, stop) = (pods.clone(), stop.clone());
-        async move { pods.feed(CapacityLedger::new(Pool::all()), watches, stop).await }
+        async move { pods.feed(ledger, watches, stop).await }
     });
     tokio::spawn({
         let stop = stop.clone();

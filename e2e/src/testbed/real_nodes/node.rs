@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
+use serde_json::json;
 
 use super::network::{Network, Slot};
 use super::{cgroup, cni_dir, find_program, image, inotify, node_config, run};
@@ -42,6 +43,9 @@ pub(crate) struct NodeWanted<'a> {
     pub(crate) server_url: &'a str,
     pub(crate) ca_pem: &'a str,
     pub(crate) service_cidr: &'a str,
+    /// The name server of its pods.
+    pub(crate) dns: Option<Ipv4Addr>,
+    pub(crate) feature_gates: &'a [String],
 }
 
 /// A running node. Its folder lies in the cluster's, whose clean-up removes everything.
@@ -204,10 +208,14 @@ fn write_files(wanted: &NodeWanted<'_>, dir: &Path, slot: &Slot) -> Result<()> {
         let text = kubeconfig(wanted.cluster, wanted.server_url, wanted.ca_pem, &certificate_user(&pair));
         write_private(&dir.join(format!("{file}.kubeconfig")), &text)?;
     }
+    let mut kubelet = node_config::kubelet(dir, wanted.pki_dir, &slot.netns, wanted.feature_gates);
+    if let Some(dns) = wanted.dns {
+        kubelet["clusterDNS"] = json!([dns]);
+    }
     let texts = [
         ("containerd.toml", node_config::containerd(dir, cni_dir()?, snapshotter(dir))),
         ("cni/10-tensile.conflist", node_config::cni(dir, &slot.pod_cidr).to_string()),
-        ("kubelet.json", node_config::kubelet(dir, wanted.pki_dir, &slot.netns).to_string()),
+        ("kubelet.json", kubelet.to_string()),
         ("kube-proxy.json", node_config::kube_proxy(dir, &wanted.name).to_string()),
         // Pods must not inherit the machine's name servers: nothing may leave it.
         ("resolv.conf", String::new()),

@@ -1,5 +1,6 @@
 //! The configuration files of one node's programs. Pure: names and paths in, texts out.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -66,7 +67,8 @@ pub(super) fn cni(dir: &Path, pod_cidr: &str) -> Value {
 
 /// The kubelet's configuration, with the limits of CI machines in mind: cgroup v1, swap,
 /// a disk that others fill.
-pub(super) fn kubelet(dir: &Path, pki: &Path, cgroup: &str) -> Value {
+pub(super) fn kubelet(dir: &Path, pki: &Path, cgroup: &str, feature_gates: &[String]) -> Value {
+    let feature_gates: BTreeMap<&str, bool> = feature_gates.iter().map(|gate| (gate.as_str(), true)).collect();
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -94,6 +96,7 @@ pub(super) fn kubelet(dir: &Path, pki: &Path, cgroup: &str) -> Value {
         "imageGCHighThresholdPercent": 100,
         // Tests wait for an edited ConfigMap; the default of one minute plus jitter is their time.
         "syncFrequency": "5s",
+        "featureGates": feature_gates,
         "logging": {"verbosity": 1},
     })
 }
