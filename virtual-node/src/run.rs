@@ -163,6 +163,7 @@ pub async fn run(args: Args) -> Result<()> {
         lower: lower.clone(),
         needs: needs.clone(),
         services: services.services(),
+        mirror: Some(mirror.clone()),
         recorder: recorder.clone(),
         placements: placements.clone(),
         reservations: reservations.clone(),

@@ -1,7 +1,8 @@
 //! The Services of the upper cluster, as far as containers are told of them in their environment (enableServiceLinks).
 //!
 //! A kubelet keeps all Services of the cluster for that. Here only names, addresses and ports stay in memory, and the
-//! variables of a namespace are made once for all its pods.
+//! variables of a namespace are made once for all its pods. Addresses are those of the Services below (see
+//! [`crate::mirror`]): the upper cluster's lead nowhere there.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -42,7 +43,14 @@ pub struct Services {
 struct Namespace {
     services: BTreeMap<String, ServiceFacts>,
     /// Their variables, once a pod has asked for them.
-    variables: Option<Arc<[EnvVar]>>,
+    variables: Option<Variables>,
+}
+
+#[derive(Debug)]
+struct Variables {
+    /// The addresses that they were made of.
+    addresses: HashMap<String, String>,
+    made: Arc<[EnvVar]>,
 }
 
 /// The watch that fills [`Services`].
@@ -108,18 +116,30 @@ impl Services {
         let _ = self.listed.subscribe().wait_for(|listed| *listed).await;
     }
 
-    /// The variables of a namespace's Services; an error says why they are not known yet.
+    /// The variables of a namespace's Services; an error says why they are not known yet. `addresses` are the Services'
+    /// cluster IPs where the pods run; what has none there has no variables.
     ///
     /// # Errors
     /// What stopped the watch, for people.
-    pub fn variables(&self, namespace: &str) -> Result<Arc<[EnvVar]>, String> {
+    pub fn variables(&self, namespace: &str, addresses: &HashMap<String, String>) -> Result<Arc<[EnvVar]>, String> {
         if !*self.listed.borrow() {
             return Err(self.health.failing().map_or_else(|| "no answer yet".to_owned(), |failing| failing.detail));
         }
         let mut namespaces = self.namespaces.lock();
         let Some(namespace) = namespaces.get_mut(namespace) else { return Ok(Arc::new([])) };
-        let services = &namespace.services;
-        Ok(namespace.variables.get_or_insert_with(|| service_variables(services.values()).into()).clone())
+        if let Some(variables) = namespace.variables.as_ref().filter(|made| made.addresses == *addresses) {
+            return Ok(variables.made.clone());
+        }
+        let reachable: Vec<ServiceFacts> = namespace
+            .services
+            .values()
+            .filter_map(|service| {
+                Some(ServiceFacts { cluster_ip: addresses.get(&service.name)?.clone(), ..service.clone() })
+            })
+            .collect();
+        let made: Arc<[EnvVar]> = service_variables(&reachable).into();
+        namespace.variables = Some(Variables { addresses: addresses.clone(), made: made.clone() });
+        Ok(made)
     }
 
     fn keys(&self) -> HashSet<Key> {
@@ -193,8 +213,13 @@ mod tests {
         ServicesWatch::new(client, WatchOptions::new("services"), Readiness::new().gate("services"))
     }
 
+    /// Where the pods run, each Service has an address of its own.
+    fn below(names: &[&str]) -> HashMap<String, String> {
+        names.iter().map(|name| ((*name).to_owned(), format!("10.9.{name}"))).collect()
+    }
+
     fn hosts(services: &Services, namespace: &str) -> Vec<String> {
-        let variables = services.variables(namespace).unwrap();
+        let variables = services.variables(namespace, &below(&["web", "db", "kubernetes"])).unwrap();
         let hosts = variables.iter().filter(|each| each.name.ends_with("_HOST"));
         hosts.map(|each| format!("{}={}", each.name, each.value.as_deref().unwrap())).collect()
     }
@@ -205,7 +230,7 @@ mod tests {
         let services = watch.services();
         watch.take_in(Event::Restarted { decides_until: 0 });
         watch.take_in(Event::Listed(service("team", "web", "10.0.0.1")));
-        assert!(services.variables("team").is_err(), "half a list");
+        assert!(services.variables("team", &below(&["web"])).is_err(), "half a list");
         for other in [
             service("team", "headless", "None"),
             service("team", "outside", ""),
@@ -215,9 +240,11 @@ mod tests {
             watch.take_in(Event::Listed(other));
         }
         watch.take_in(Event::ListDone);
-        assert_eq!(hosts(&services, "team"), ["WEB_SERVICE_HOST=10.0.0.1"]);
+        assert_eq!(hosts(&services, "team"), ["WEB_SERVICE_HOST=10.9.web"]);
         assert!(hosts(&services, "default").is_empty());
         assert!(hosts(&services, "nowhere").is_empty());
+        let elsewhere = services.variables("team", &below(&["db"])).unwrap();
+        assert!(elsewhere.is_empty(), "not below, and so of no use there: {elsewhere:?}");
     }
 
     #[tokio::test]
@@ -227,15 +254,15 @@ mod tests {
         watch.take_in(Event::Restarted { decides_until: 0 });
         watch.take_in(Event::Listed(service("team", "web", "10.0.0.1")));
         watch.take_in(Event::ListDone);
-        assert_eq!(hosts(&services, "team"), ["WEB_SERVICE_HOST=10.0.0.1"]);
+        assert_eq!(hosts(&services, "team"), ["WEB_SERVICE_HOST=10.9.web"]);
         watch.take_in(Event::Applied(service("team", "web", "10.0.0.9")));
         watch.take_in(Event::Applied(service("team", "db", "10.0.0.2")));
-        assert_eq!(hosts(&services, "team"), ["DB_SERVICE_HOST=10.0.0.2", "WEB_SERVICE_HOST=10.0.0.9"]);
+        assert_eq!(hosts(&services, "team"), ["DB_SERVICE_HOST=10.9.db", "WEB_SERVICE_HOST=10.9.web"]);
         watch.take_in(Event::Restarted { decides_until: 0 });
         watch.take_in(Event::Malformed { namespace: Some("team".into()), name: "web".into(), error: "odd".into() });
         assert_eq!(hosts(&services, "team").len(), 2, "not before the list is done");
         watch.take_in(Event::ListDone);
-        assert_eq!(hosts(&services, "team"), ["WEB_SERVICE_HOST=10.0.0.9"]);
+        assert_eq!(hosts(&services, "team"), ["WEB_SERVICE_HOST=10.9.web"]);
         watch.take_in(Event::Deleted(service("team", "web", "10.0.0.9")));
         assert!(hosts(&services, "team").is_empty());
     }

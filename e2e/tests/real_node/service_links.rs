@@ -46,8 +46,6 @@ data: {PORT: mine, OTHER: other}
 ",
         )
         .await;
-    let web = space.upper::<Service>().get("the-web").await.unwrap().spec.unwrap().cluster_ip.unwrap();
-
     // Its lower namespace is made with it.
     space.pod("unlinked", SLEEP, json!({"enableServiceLinks": false, "automountServiceAccountToken": false})).await;
     space.until("unlinked", "is ready", is_ready).await;
@@ -65,6 +63,8 @@ data: {PORT: mine, OTHER: other}
     let containers = json!([container("main", SLEEP), own]);
     space.pod("linked", "", json!({"containers": containers, "automountServiceAccountToken": false})).await;
     space.until("linked", "is ready", is_ready).await;
+    // The address where the container runs: the upper cluster's leads nowhere there.
+    let web = space.lower::<Service>().get("the-web").await.unwrap().spec.unwrap().cluster_ip.unwrap();
 
     let expected: BTreeMap<String, String> = [
         ("THE_WEB_SERVICE_HOST", web.clone()),

@@ -117,6 +117,7 @@ impl Feed {
         let set = |item: Item, lower: &K, object: Option<&serde_json::Value>| {
             let next = self.keeper.store.lock().set_lower(item, lower.meta(), object);
             self.add(next);
+            self.keeper.changed.send_replace(());
         };
         while let Some(event) = events.next().await {
             match event {
@@ -139,6 +140,7 @@ impl Feed {
                         self.add(next);
                     }
                     self.keeper.listed[place].send_replace(true);
+                    self.keeper.changed.send_replace(());
                 }
                 Event::Malformed { namespace, name, error } => {
                     warn!(?namespace, %name, %error, "an object of ours in the lower cluster cannot be read");

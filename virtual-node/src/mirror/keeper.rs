@@ -39,6 +39,8 @@ pub(super) struct Keeper {
     pub lower: Client,
     pub recorder: Recorder,
     pub store: Mutex<Store>,
+    /// Told when the Services below have changed.
+    pub changed: signal::Sender<()>,
     /// Whether each watch has listed once: before that, nothing is known to be missing.
     pub listed: [signal::Sender<bool>; 4],
 }
@@ -82,11 +84,10 @@ impl Keeper {
             }
             Err(Error::Api(status)) if status.reason == "AlreadyExists" => {
                 let Some(found) = one(&api, item).await? else { return Ok(Outcome::Retry) };
-                if marked(&found.metadata, &self.settings.upper_cluster_uid).as_ref() == Some(item.key()) {
-                    self.note(item, &found);
-                    return Ok(Outcome::Requeue(Duration::ZERO));
+                // Ours of an earlier try: the watch is about to tell of it.
+                if marked(&found.metadata, &self.settings.upper_cluster_uid).as_ref() != Some(item.key()) {
+                    self.conflict(item, wanted);
                 }
-                self.conflict(item, wanted);
                 Ok(Outcome::Retry)
             }
             Err(error) => Err(error),
@@ -160,6 +161,8 @@ impl Keeper {
     /// Somebody else has an object of that name: its user is told, and none of our endpoints stand under it.
     fn conflict(&self, item: &Item, wanted: &Value) {
         let Item::Service(key) = item else { return };
+        self.store.lock().displaced(key);
+        self.changed.send_replace(());
         let lower = self.settings.namespaces.lower(&key.namespace);
         let uid = wanted.pointer("/metadata/labels").and_then(|labels| labels.get(label::UPPER_UID));
         let service = ObjectReference {

@@ -14,7 +14,10 @@ mod keeper;
 mod store;
 mod translate;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::Api;
@@ -97,6 +100,7 @@ impl ServiceMirror {
             lower: input.lower.api,
             recorder: input.recorder,
             store: Mutex::new(Store::default()),
+            changed: signal::Sender::new(()),
             listed: std::array::from_fn(|_| signal::Sender::new(false)),
         };
         Self { keeper: Arc::new(keeper), queue }
@@ -134,6 +138,23 @@ impl ServiceMirror {
             )
         };
         shutdown.run_until_cancelled(fed).await;
+    }
+
+    /// Waits until the Services of an upper namespace stand below, as far as they can; the caller sets the time limit.
+    pub async fn settled(&self, namespace: &str) {
+        self.keeper.listed().await;
+        let mut changed = self.keeper.changed.subscribe();
+        while self.keeper.store.lock().is_missing_any(namespace) {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Cluster IPs in the lower cluster of an upper namespace's Services, by name.
+    #[must_use]
+    pub fn addresses(&self, namespace: &str) -> HashMap<String, String> {
+        self.keeper.store.lock().addresses(namespace)
     }
 
     /// Brings the lower cluster to what it should be, until told to stop. Only the leader does.

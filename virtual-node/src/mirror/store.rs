@@ -53,6 +53,10 @@ pub struct Store {
     slices: HashMap<Key, UpperSlice>,
     slices_of: HashMap<Key, BTreeSet<String>>,
     lower: HashMap<Item, (String, Packed<Value>)>,
+    /// Cluster IPs of our Services below, by namespace and name above.
+    addresses: HashMap<String, HashMap<String, String>>,
+    /// Services whose place below is a stranger's.
+    displaced: HashSet<Key>,
 }
 
 impl Store {
@@ -111,6 +115,9 @@ impl Store {
                     .map(|name| Item::Slice(Key::new(key.namespace.clone(), name.clone()))),
             );
         }
+        if let Item::Service(key) = &item {
+            self.note_address(key, object);
+        }
         match object.and_then(Packed::of) {
             Some(object) => drop(self.lower.insert(item.clone(), (meta.uid.clone().unwrap_or_default(), object))),
             None => drop(self.lower.remove(&item)),
@@ -141,6 +148,40 @@ impl Store {
         Some(Lower { uid: uid.clone(), object: object.unpack()? })
     }
 
+    fn note_address(&mut self, key: &Key, object: Option<&Value>) {
+        let address = object.and_then(|object| object.pointer("/spec/clusterIP")).and_then(Value::as_str);
+        let of_namespace = self.addresses.entry(key.namespace.clone()).or_default();
+        match address {
+            Some(address) => drop(of_namespace.insert(key.name.clone(), address.to_owned())),
+            None => drop(of_namespace.remove(&key.name)),
+        }
+        if of_namespace.is_empty() {
+            self.addresses.remove(&key.namespace);
+        }
+        if object.is_some() {
+            self.displaced.remove(key);
+        }
+    }
+
+    /// The place of a Service below is a stranger's.
+    pub fn displaced(&mut self, key: &Key) {
+        self.displaced.insert(key.clone());
+    }
+
+    /// Cluster IPs of a namespace's Services below, by name.
+    pub fn addresses(&self, namespace: &str) -> HashMap<String, String> {
+        self.addresses.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// Whether a Service of the namespace is to be below, can be, and is not yet.
+    pub fn is_missing_any(&self, namespace: &str) -> bool {
+        self.services.keys().any(|key| {
+            key.namespace == namespace
+                && !self.displaced.contains(key)
+                && !self.lower.contains_key(&Item::Service(key.clone()))
+        })
+    }
+
     /// Whether pods of this upper namespace are below.
     pub fn is_used(&self, namespace: &str) -> bool {
         self.used.contains(namespace)
@@ -168,4 +209,59 @@ impl Store {
 /// The upper object that a lower one stands for, if it is of this upper cluster.
 pub fn marked(meta: &ObjectMeta, upper_cluster_uid: &str) -> Option<Key> {
     OwnerMark::read(meta).filter(|mark| mark.cluster == upper_cluster_uid).map(|mark| mark.key)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(name: &str) -> Service {
+        serde_json::from_value(json!({"metadata": {"namespace": "team", "name": name}})).unwrap()
+    }
+
+    fn slice(service: &str) -> EndpointSlice {
+        serde_json::from_value(json!({"metadata": {"labels": {SERVICE_NAME: service}}, "addressType": "IPv4"})).unwrap()
+    }
+
+    fn made(name: &str, address: &str) -> (Item, Value) {
+        (Item::Service(Key::new("team", name)), json!({"metadata": {"uid": name}, "spec": {"clusterIP": address}}))
+    }
+
+    fn store() -> Store {
+        let mut store = Store::default();
+        store.set_service(Key::new("team", "web"), Some(&service("web")));
+        store.set_slice(Key::new("team", "web-1"), Some(&slice("web")));
+        store
+    }
+
+    #[test]
+    fn nothing_is_wanted_without_pods_and_no_slice_before_its_service_is_below() {
+        let mut store = store();
+        let (item, object) = made("web", "10.9.0.1");
+        let slice = Item::Slice(Key::new("team", "web-1"));
+        let wanted = |store: &Store, item: &Item| store.wanted(item, Network::Flat, "vn").is_some();
+        assert!(!wanted(&store, &item));
+        assert_eq!(store.use_namespaces(["team".to_owned()].into()).len(), 2, "both are looked at");
+        assert!(wanted(&store, &item) && !wanted(&store, &slice));
+        let next = store.set_lower(item, &ObjectMeta::default(), Some(&object));
+        assert!(next.contains(&slice), "its turn has come");
+        assert!(wanted(&store, &slice));
+    }
+
+    #[test]
+    fn addresses_are_those_below_and_nobody_waits_for_what_cannot_be() {
+        let mut store = store();
+        assert!(store.is_missing_any("team") && !store.is_missing_any("other"));
+        let (item, object) = made("web", "10.9.0.1");
+        store.set_lower(item.clone(), &ObjectMeta::default(), Some(&object));
+        assert!(!store.is_missing_any("team"));
+        assert_eq!(store.addresses("team"), [("web".to_owned(), "10.9.0.1".to_owned())].into());
+        store.set_lower(item.clone(), &ObjectMeta::default(), None);
+        assert!(store.addresses("team").is_empty());
+        store.displaced(item.key());
+        assert!(!store.is_missing_any("team"), "a stranger has its place");
+    }
 }

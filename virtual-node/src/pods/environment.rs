@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::sync::Syncer;
 use crate::{
@@ -14,6 +14,9 @@ use crate::{
 
 /// How long a pod holds its worker while the Services are listed for the first time. Later it is tried again.
 const SERVICES_WAIT: Duration = Duration::from_secs(2);
+
+/// How long pods of a namespace do not wait for its Services, after one waited in vain.
+const GIVEN_UP_FOR: Duration = Duration::from_mins(1);
 
 /// The variables of Services, and what they must not cover.
 #[derive(Default)]
@@ -46,7 +49,7 @@ impl Syncer {
         self.environment(key, upper).await
     }
 
-    /// Looks the environment up: without a request, once the Services are listed.
+    /// Looks the environment up: without a request, once the Services are listed and stand below.
     ///
     /// # Errors
     /// The Services are wanted and not listed yet.
@@ -56,7 +59,9 @@ impl Syncer {
         if spec.is_some_and(translate::wants_service_links) {
             // An elapsed limit leaves them unknown, which is told below.
             let _ = timeout(SERVICES_WAIT, self.services.listed()).await;
-            let found = self.services.variables(&key.namespace).map_err(|why| Refusal {
+            self.await_services(&key.namespace).await;
+            let addresses = self.mirror.as_ref().map(|mirror| mirror.addresses(&key.namespace)).unwrap_or_default();
+            let found = self.services.variables(&key.namespace, &addresses).map_err(|why| Refusal {
                 reason: "ServicesNotRead",
                 message: format!(
                     "the pod's containers are to find the Services of their namespace in their environment, and the \
@@ -69,5 +74,18 @@ impl Syncer {
         }
         let env_from = spec.map(|spec| self.needs.env_from_keys(&key.namespace, spec)).unwrap_or_default();
         Ok(Environment { services, env_from })
+    }
+
+    /// Gives the Services of a namespace, whose first pod this may be, a moment to stand below. Where that fails, pods do
+    /// not wait for it one after the other.
+    async fn await_services(&self, namespace: &str) {
+        let Some(mirror) = &self.mirror else { return };
+        let given_up = |at: &Instant| at.elapsed() < GIVEN_UP_FOR;
+        if self.given_up_services.lock().get(namespace).is_some_and(given_up) {
+            return;
+        }
+        if timeout(SERVICES_WAIT, mirror.settled(namespace)).await.is_err() {
+            self.given_up_services.lock().insert(namespace.to_owned(), Instant::now());
+        }
     }
 }

@@ -24,6 +24,7 @@ mod up;
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
 use tensile_chassis::{
     lease::Fence,
     queue::{QueueMetrics, WorkQueue},
@@ -42,6 +43,7 @@ use crate::{
     contract::{Placements, Reservations, UpperPods},
     events::Recorder,
     kubelet::{Lookup, PodLookup, RunningPod},
+    mirror::ServiceMirror,
     names::Key,
     needs::NeedsKeeper,
     node::Reach,
@@ -73,6 +75,8 @@ pub struct PodsInput {
     pub needs: NeedsKeeper,
     /// The upper cluster's Services, for the environment of containers.
     pub services: Services,
+    /// Keeps Services below, for their addresses; without it containers are told of none.
+    pub mirror: Option<ServiceMirror>,
     /// Events.
     pub recorder: Recorder,
     /// The contract's placements.
@@ -103,6 +107,8 @@ impl Pods {
             lower: input.lower,
             needs: input.needs,
             services: input.services,
+            mirror: input.mirror,
+            given_up_services: Mutex::default(),
             recorder: input.recorder,
             placements: input.placements,
             reservations: input.reservations,

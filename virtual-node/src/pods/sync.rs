@@ -3,10 +3,12 @@
 //! The steps themselves stand in `down` (towards the lower cluster) and `up` (towards the upper one). Every write is
 //! fenced: a replica that has lost its lease stops in front of the next one.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
 use tensile_chassis::{lease::Fence, queue::Outcome};
+use tokio::time::Instant;
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{
@@ -19,6 +21,7 @@ use crate::{
     context::{LowerClients, Settings, UpperClients},
     contract::{Placements, Reservations},
     events::Recorder,
+    mirror::ServiceMirror,
     names::Key,
     needs::NeedsKeeper,
     owner::OwnerMark,
@@ -54,6 +57,9 @@ pub struct Syncer {
     pub(super) lower: LowerClients,
     pub(super) needs: NeedsKeeper,
     pub(super) services: Services,
+    pub(super) mirror: Option<ServiceMirror>,
+    /// Since when pods of a namespace do not wait for its Services.
+    pub(super) given_up_services: Mutex<HashMap<String, Instant>>,
     pub(super) recorder: Recorder,
     pub(super) placements: Placements,
     pub(super) reservations: Reservations,

@@ -166,6 +166,7 @@ fn run(upper: &Cluster, lower: &Cluster, stop: &CancellationToken) {
         lower: lower_clients,
         needs: needs.clone(),
         services: services.services(),
+        mirror: None,
         recorder,
         placements: Placements::new(),
         reservations,
