@@ -36,6 +36,7 @@ use tower::{BoxError, Layer, Service, ServiceExt, util::BoxCloneSyncService};
 use super::{
     BuildError,
     fenced::{self, FencedBody},
+    guarded::{Guarded, PoolFence},
 };
 
 /// TCP and TLS together; beyond that an address is as good as dead.
@@ -105,8 +106,18 @@ impl Connector {
 
     /// A new pool of connections.
     pub(super) fn transport(&self, versions: HttpVersions, pings: Pings) -> Result<Transport, BuildError> {
+        self.guarded_transport(versions, pings, None)
+    }
+
+    /// A new pool of connections, by which nothing leaves while the fence is closed.
+    pub(super) fn guarded_transport(
+        &self,
+        versions: HttpVersions,
+        pings: Pings,
+        fence: Option<PoolFence>,
+    ) -> Result<Transport, BuildError> {
         let tcp = tcp_connector();
-        let Some(proxy) = &self.config.proxy_url else { return self.over(tcp, versions, pings) };
+        let Some(proxy) = &self.config.proxy_url else { return self.over(tcp, versions, pings, fence) };
         let refused = || BuildError::Proxy(without_credentials(proxy));
         // The matcher separates the proxy's address from the user and password in it.
         let matcher = Matcher::builder().all(proxy.to_string()).build();
@@ -117,7 +128,7 @@ impl Connector {
                 if let Some(auth) = proxied.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
-                self.over(tunnel, versions, pings)
+                self.over(tunnel, versions, pings, fence)
             }
             Some("https") => {
                 let to_proxy = HttpsConnectorBuilder::new()
@@ -129,20 +140,26 @@ impl Connector {
                 if let Some(auth) = proxied.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
-                self.over(tunnel, versions, pings)
+                self.over(tunnel, versions, pings, fence)
             }
             Some("socks5" | "socks5h") => {
                 let mut socks = SocksV5::new(proxied.uri().clone(), tcp);
                 if let Some((user, password)) = proxied.raw_auth() {
                     socks = socks.with_auth(user.to_owned(), password.to_owned());
                 }
-                self.over(socks, versions, pings)
+                self.over(socks, versions, pings, fence)
             }
             _ => Err(refused()),
         }
     }
 
-    fn over<C>(&self, connector: C, versions: HttpVersions, pings: Pings) -> Result<Transport, BuildError>
+    fn over<C>(
+        &self,
+        connector: C,
+        versions: HttpVersions,
+        pings: Pings,
+        fence: Option<PoolFence>,
+    ) -> Result<Transport, BuildError>
     where
         C: Service<Uri> + Clone + Send + Sync + 'static,
         C::Response: Connection + Read + Write + Send + Unpin + 'static,
@@ -158,7 +175,7 @@ impl Connector {
             HttpVersions::Http1 => builder.enable_http1().wrap_connector(connector),
             HttpVersions::Http2OrHttp1 => builder.enable_all_versions().wrap_connector(connector),
         };
-        let pool: legacy::Client<_, FencedBody> = pool_builder(pings).build(ConnectTimeout { inner: https });
+        let pool: legacy::Client<_, FencedBody> = pool_builder(pings).build(ConnectTimeout { inner: https, fence });
         let pool = pool.map_err(BoxError::from).map_request(fenced::guard);
         Ok(BoxCloneSyncService::new(self.config.base_uri_layer().layer(pool)))
     }
@@ -194,6 +211,7 @@ fn pool_builder(pings: Pings) -> legacy::Builder {
 #[derive(Clone)]
 struct ConnectTimeout<C> {
     inner: C,
+    fence: Option<PoolFence>,
 }
 
 impl<C> Service<Uri> for ConnectTimeout<C>
@@ -202,9 +220,9 @@ where
     C::Future: Send + 'static,
     C::Response: Send,
 {
-    type Response = C::Response;
+    type Response = Guarded<C::Response>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Guarded<C::Response>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx)
@@ -213,9 +231,10 @@ where
     fn call(&mut self, destination: Uri) -> Self::Future {
         let authority = destination.authority().map(ToString::to_string).unwrap_or_default();
         let connecting = self.inner.call(destination);
+        let fence = self.fence.clone();
         Box::pin(async move {
             match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(connected) => connected,
+                Ok(connected) => connected.map(|connection| Guarded::new(connection, fence)),
                 Err(_) => Err(format!("no connection to {authority} within {} s", CONNECT_TIMEOUT.as_secs()).into()),
             }
         })

@@ -13,6 +13,7 @@ use super::{
     access::{Access, Snapshot},
     connect::{Connector, HttpVersions, Pings, Transport},
     fenced,
+    guarded::PoolFence,
 };
 
 /// A pool of connections that follows its access. Requests under way end where they began; the next ones go where the
@@ -22,6 +23,8 @@ pub(super) struct Endpoint {
     versions: HttpVersions,
     pings: Pings,
     user_agent: HeaderValue,
+    /// For a pool of a leader's writes.
+    fence: Option<PoolFence>,
     /// The connections, and what they were made from.
     pool: Mutex<(Arc<Connector>, Transport)>,
 }
@@ -35,7 +38,22 @@ impl Endpoint {
     ) -> Result<Self, BuildError> {
         let connector = access.current().connector.clone();
         let pool = Mutex::new((connector.clone(), connector.transport(versions, pings)?));
-        Ok(Self { access: access.clone(), versions, pings, user_agent: user_agent.clone(), pool })
+        Ok(Self { access: access.clone(), versions, pings, user_agent: user_agent.clone(), fence: None, pool })
+    }
+
+    /// The same for writes that only a leader may make: its connections break when it leads no more.
+    pub(super) fn of_leader(
+        access: &Access,
+        versions: HttpVersions,
+        pings: Pings,
+        user_agent: &HeaderValue,
+    ) -> Result<Self, BuildError> {
+        let mut endpoint = Self::new(access, versions, pings, user_agent)?;
+        let fence = PoolFence::default();
+        let connector = access.current().connector.clone();
+        let transport = connector.guarded_transport(versions, pings, Some(fence.clone()))?;
+        (endpoint.fence, endpoint.pool) = (Some(fence), Mutex::new((connector, transport)));
+        Ok(endpoint)
     }
 
     /// Sends a request, and once more when it is refused as unauthenticated and newer credentials can be had; `refused`
@@ -66,13 +84,16 @@ impl Endpoint {
             headers.append(name, value.clone());
         }
         fenced::check(&request)?;
+        if let (Some(pool), Some(fence)) = (&self.fence, fenced::fence_of(&request)) {
+            pool.get_or_init(|| fence.clone());
+        }
         transport.oneshot(request).await
     }
 
     fn transport(&self, snapshot: &Snapshot) -> Result<Transport, BuildError> {
         let mut pool = self.pool.lock();
         if !Arc::ptr_eq(&pool.0, &snapshot.connector) {
-            let transport = snapshot.connector.transport(self.versions, self.pings)?;
+            let transport = snapshot.connector.guarded_transport(self.versions, self.pings, self.fence.clone())?;
             *pool = (snapshot.connector.clone(), transport);
         }
         Ok(pool.1.clone())

@@ -25,7 +25,7 @@ use crate::lease::{Fence, NotLeader};
 struct OnlyLeader(Fence);
 
 /// A client like the given one whose writes (all but GET, HEAD and OPTIONS) are sent only while `fence` lets through, at
-/// each try anew. Else they fail with [`NotLeader`]. Both share limits and connections.
+/// each try anew. Else they fail with [`NotLeader`]. Both share limits, and connections for all but such writes.
 ///
 /// The given client must stand on one that [`super::build`] made.
 pub fn fenced(client: &Client, fence: Fence) -> Client {
@@ -35,12 +35,17 @@ pub fn fenced(client: &Client, fence: Fence) -> Client {
 
 /// Whether a request may be sent now.
 pub(super) fn check(request: &Request<Body>) -> Result<(), NotLeader> {
-    request.extensions().get::<OnlyLeader>().map_or(Ok(()), |OnlyLeader(fence)| fence.check())
+    fence_of(request).map_or(Ok(()), Fence::check)
+}
+
+/// The fence of a request that only the leader may send.
+pub(super) fn fence_of(request: &Request<Body>) -> Option<&Fence> {
+    request.extensions().get::<OnlyLeader>().map(|OnlyLeader(fence)| fence)
 }
 
 /// Has the fence checked as the body leaves.
 pub(super) fn guard(request: Request<Body>) -> Request<FencedBody> {
-    let fence = request.extensions().get::<OnlyLeader>().map(|OnlyLeader(fence)| fence.clone());
+    let fence = fence_of(&request).cloned();
     request.map(|inner| FencedBody { inner, fence })
 }
 

@@ -8,7 +8,7 @@
 //! Where the cluster is and who we are there may change while we run: see [`Access`].
 //!
 //! Watches and followed logs pass by slots, bucket and retries: they stay open, and their callers recover on their own
-//! ([`crate::watch`]). They also have a connection of their own: on a shared one, readers that are slow to take their
+//! ([`crate::watch`]). They also have a connection of their own (as have the writes of a leader, see [`fenced`]): on a shared one, readers that are slow to take their
 //! watch events would use up HTTP/2's flow control window, and every other request would wait for them.
 
 use std::time::Duration;
@@ -26,6 +26,7 @@ mod exec;
 #[cfg(feature = "fault-points")]
 pub mod fault;
 mod fenced;
+mod guarded;
 mod kept;
 mod limit;
 mod metrics;
@@ -155,7 +156,8 @@ fn build_with(
     let user_agent = user_agent(&options.user_agent)?;
     let versions = if options.http2 { HttpVersions::Http2OrHttp1 } else { HttpVersions::Http1 };
     let endpoint = || Endpoint::new(access, versions, pings, &user_agent);
-    let pipeline = Pipeline::new(endpoint()?, endpoint()?, Limits::new(options), metrics);
+    let leaders = Endpoint::of_leader(access, versions, pings, &user_agent)?;
+    let pipeline = Pipeline::new([endpoint()?, leaders, endpoint()?], Limits::new(options), metrics);
     Ok(Client::new(pipeline, access.default_namespace()))
 }
 

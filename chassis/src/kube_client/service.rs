@@ -25,6 +25,7 @@ use super::{
     ClientOptions, KubeMetrics, NoRetry,
     body::HeldBody,
     endpoint::{Endpoint, copy_of},
+    fenced::fence_of,
     limit::TokenBucket,
     metrics::{Code, Method, resource_of},
     policy::{Failure, Verdict, judge, retry_after, stays_open},
@@ -74,14 +75,16 @@ pub(super) struct Pipeline {
 
 struct Inner {
     requests: Endpoint,
+    /// Those that only a leader may make.
+    leaders: Endpoint,
     streams: Endpoint,
     limits: Limits,
     metrics: KubeMetrics,
 }
 
 impl Pipeline {
-    pub(super) fn new(requests: Endpoint, streams: Endpoint, limits: Limits, metrics: &KubeMetrics) -> Self {
-        Self { inner: Arc::new(Inner { requests, streams, limits, metrics: metrics.clone() }) }
+    pub(super) fn new([requests, leaders, streams]: [Endpoint; 3], limits: Limits, metrics: &KubeMetrics) -> Self {
+        Self { inner: Arc::new(Inner { requests, leaders, streams, limits, metrics: metrics.clone() }) }
     }
 }
 
@@ -137,7 +140,8 @@ impl Inner {
             self.metrics.throttled(limits.role, started - queued);
             let deadline = started + limits.timeout;
             let label = Method::Http(method.clone());
-            let go = |request| self.requests.send(request, || self.refused(&label, &resource, started));
+            let endpoint = if fence_of(&request).is_some() { &self.leaders } else { &self.requests };
+            let go = |request| endpoint.send(request, || self.refused(&label, &resource, started));
             let answer = timeout_at(deadline, send(go, limits.role, request)).await;
             let code = code_of(answer.as_ref().ok());
             self.metrics.observe(limits.role, &label, &resource, code, started.elapsed());

@@ -31,7 +31,7 @@ struct Inner {
 pub struct NotLeader;
 
 impl Fence {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { inner: Arc::new(Inner { base: Instant::now(), valid_until: AtomicU64::new(0) }) }
     }
 
@@ -54,7 +54,7 @@ impl Fence {
         Duration::from_nanos(until.saturating_sub(self.nanos(Instant::now())))
     }
 
-    pub(super) fn extend(&self, valid_until: Instant) {
+    pub(crate) fn extend(&self, valid_until: Instant) {
         self.inner.valid_until.store(self.nanos(valid_until), Ordering::Release);
     }
 
