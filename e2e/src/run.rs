@@ -26,6 +26,10 @@ pub(crate) const LAUNCH: &str = include_str!("run/launch.sh");
 /// without it, too, once a thread of the process has panicked: a test has failed, and somebody will ask why.
 pub const KEEP_LOGS_ENV: &str = "TENSILE_KEEP_LOGS";
 
+/// Seconds after which the process ends itself, with its logs kept: a test that hangs is a failure, not a run without an
+/// end.
+pub const LIMIT_ENV: &str = "TENSILE_RUN_LIMIT";
+
 /// The file in the run's folder that says so to the clean-up script.
 const KEEP_LOGS_MARK: &str = "keep-logs";
 
@@ -114,9 +118,22 @@ impl Run {
             .spawn()
             .context("starting the watchdog shell")?;
         keep_logs_after_a_panic(dir.clone());
+        end_at_the_limit(dir.clone());
         let lifeline = child.stdin.take().context("the watchdog has no standard input")?;
         Ok(Self { name, dir, _lock: lock, _lifeline: lifeline })
     }
+}
+
+fn end_at_the_limit(dir: PathBuf) {
+    let limit = std::env::var(LIMIT_ENV).ok().and_then(|limit| limit.parse().ok()).map(Duration::from_secs);
+    let Some(limit) = limit else { return };
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        keep_logs(&dir);
+        eprintln!("tensile-e2e: not done within {} s, the limit of {LIMIT_ENV}: something hangs", limit.as_secs());
+        // The watchdog takes away what we leave.
+        std::process::exit(1);
+    });
 }
 
 /// More clusters of one name in one process are a leak in the test.

@@ -3,6 +3,8 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use tensile_e2e::{Seen, eventually};
@@ -82,8 +84,19 @@ impl Stopped {
         let mut command: Command = world.kubectl(arguments);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        out.read_line(&mut line).unwrap();
+        let (send, first) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            // Nobody listens any more when it took too long.
+            let _ = send.send((line, out));
+        });
+        let first = first.recv_timeout(SOON);
+        if first.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let (line, out) = first.unwrap_or_else(|_| panic!("{arguments:?} printed nothing for {SOON:?}"));
         assert_ne!(line, "", "{arguments:?}");
         Self { child, out }
     }

@@ -94,6 +94,8 @@ pub(super) fn kubelet(dir: &Path, pki: &Path, cgroup: &str, feature_gates: &[Str
         // The disk belongs to the machine, not to the test.
         "evictionHard": {"memory.available": "1Mi", "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
         "imageGCHighThresholdPercent": 100,
+        // A log that is turned over begins empty: whoever follows it from then on sees nothing of what was written.
+        "containerLogMaxSize": "1Gi",
         // Tests wait for an edited ConfigMap; the default of one minute plus jitter is their time.
         "syncFrequency": "5s",
         "featureGates": feature_gates,
