@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
-    rbac::v1::{ClusterRole, PolicyRule, Role},
 };
 use kube::{
     Api, Client, Config,
@@ -16,7 +15,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
-use tensile_e2e::{Cluster, KwokNodes, Seen, VirtualNode, eventually};
+use tensile_e2e::{Cluster, KwokNodes, Seen, VirtualNode, eventually, rights};
 
 /// The time limit for what takes a second or two on an idle machine.
 const SOON: Duration = Duration::from_mins(1);
@@ -28,15 +27,12 @@ const AFTER_GRACE: Duration = Duration::from_mins(2);
 const ACCOUNT: &str = "system:serviceaccount:tensile-system:virtual-node";
 
 /// Granted, and not used in this test for a reason.
-const UNUSED: [(&str, &str, &str, &str); 4] = [
-    ("", "pods/exec", "get", "a WebSocket request is a GET; the upper API server of this test speaks SPDY to us"),
-    ("", "pods/attach", "get", "as exec"),
-    ("", "pods/portforward", "get", "as exec"),
-    ("", "secrets", "patch", "tokens are refreshed after 80 % of their life, 8 minutes at the least"),
+const UNUSED: [(&str, &str); 4] = [
+    ("get pods/exec", "a WebSocket request is a GET; the upper API server of this test speaks SPDY to us"),
+    ("get pods/attach", "as exec"),
+    ("get pods/portforward", "as exec"),
+    ("patch secrets", "tokens are refreshed after 80 % of their life, 8 minutes at the least"),
 ];
-
-/// API group, resource with its subresource, verb.
-type Right = (String, String, String);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_accounts_are_forbidden_nothing_and_granted_nothing_that_they_do_not_use() {
@@ -55,23 +51,25 @@ async fn our_accounts_are_forbidden_nothing_and_granted_nothing_that_they_do_not
     outage(&upper, &lower).await;
     die(&upper, &lower).await;
 
-    let forbidden = [forbidden(&upper), forbidden(&lower)].concat();
+    let mut forbidden = Vec::new();
+    for cluster in [&upper, &lower] {
+        for account in [ACCOUNT, "system:node:vn-"] {
+            forbidden.extend(rights::forbidden(cluster, account).unwrap());
+        }
+    }
     assert!(forbidden.is_empty(), "forbidden:\n{}", forbidden.join("\n"));
 
-    let cluster_role = async |cluster: &Cluster, name: &str| {
-        Api::<ClusterRole>::all(cluster.client()).get(name).await.unwrap().rules.unwrap_or_default()
-    };
-    let role = async |namespace: &str, name: &str| {
-        Api::<Role>::namespaced(upper.client(), namespace).get(name).await.unwrap().rules.unwrap_or_default()
-    };
     let above = [
-        cluster_role(&upper, "tensile:virtual-node:vn-rights").await,
-        role("tensile-system", "virtual-node-vn-rights").await,
-        role("kube-system", "tensile:virtual-node:vn-rights").await,
+        rights::cluster_role(&upper, "tensile:virtual-node:vn-rights").await.unwrap(),
+        rights::role(&upper, "tensile-system", "virtual-node-vn-rights").await.unwrap(),
+        rights::role(&upper, "kube-system", "tensile:virtual-node:vn-rights").await.unwrap(),
     ];
-    let below = [cluster_role(&lower, "tensile:virtual-node").await];
-    let unused = [unused(&above.concat(), &upper), unused(&below.concat(), &lower)].concat();
-    assert!(unused.is_empty(), "granted and never used:\n{}", unused.join("\n"));
+    let below = rights::cluster_role(&lower, "tensile:virtual-node").await.unwrap();
+    for (rules, cluster) in [(&above.concat(), &upper), (&below, &lower)] {
+        let mut unused = rights::unused(rules, cluster, ACCOUNT).unwrap();
+        unused.retain(|right| UNUSED.iter().all(|(excused, _)| right != excused));
+        assert!(unused.is_empty(), "granted in {} and never used: {unused:#?}", cluster.name());
+    }
     tokio::join!(upper.stop(), lower.stop());
 }
 
@@ -261,44 +259,4 @@ async fn die(upper: &Cluster, lower: &Cluster) {
     })
     .await
     .unwrap();
-}
-
-/// Requests of ours that were refused.
-fn forbidden(cluster: &Cluster) -> Vec<String> {
-    let accounts = [ACCOUNT, "system:node:vn-"];
-    let entries = accounts.iter().flat_map(|account| cluster.audit_log(account).unwrap());
-    let refused = entries.filter(|e| e.code == 401 || e.code == 403);
-    refused.map(|e| format!("{}: {} {} {} -> {}", cluster.name(), e.user, e.verb, e.request_uri, e.code)).collect()
-}
-
-/// Rights that our account has and has never used.
-fn unused(rules: &[PolicyRule], cluster: &Cluster) -> Vec<String> {
-    let used: BTreeSet<Right> = cluster
-        .audit_log(ACCOUNT)
-        .unwrap()
-        .into_iter()
-        .map(|e| {
-            let resource =
-                if e.subresource.is_empty() { e.resource } else { format!("{}/{}", e.resource, e.subresource) };
-            (e.group, resource, e.verb)
-        })
-        .collect();
-    let excused = |right: &Right| UNUSED.iter().any(|(group, resource, verb, _)| right == &own(group, resource, verb));
-    let granted: BTreeSet<Right> = rules.iter().flat_map(rights).collect();
-    let left = granted.difference(&used).filter(|right| !excused(right));
-    left.map(|(group, resource, verb)| format!("{}: {verb} {resource} in group {group:?}", cluster.name())).collect()
-}
-
-fn rights(rule: &PolicyRule) -> Vec<Right> {
-    let mut all = Vec::new();
-    for group in rule.api_groups.iter().flatten() {
-        for resource in rule.resources.iter().flatten() {
-            all.extend(rule.verbs.iter().map(|verb| own(group, resource, verb)));
-        }
-    }
-    all
-}
-
-fn own(group: &str, resource: &str, verb: &str) -> Right {
-    (group.to_owned(), resource.to_owned(), verb.to_owned())
 }

@@ -240,7 +240,7 @@ impl IntoAccess for Config {
 }
 
 /// An error with its causes; hyper keeps the interesting part in them.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

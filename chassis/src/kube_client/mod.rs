@@ -38,6 +38,7 @@ mod sections;
 mod service;
 mod streaming;
 
+pub(crate) use access::chain;
 pub use access::{Access, IntoAccess};
 pub use config::{ConfigError, load_config};
 pub use credential::CredentialError;

@@ -12,7 +12,7 @@ use kube::{
 use memchr::memchr;
 
 use super::{FailureReason, WatchOptions};
-use crate::kube_client::NoRetry;
+use crate::kube_client::{NoRetry, chain};
 
 /// A page of 500 objects of the largest size that etcd takes by default (1.5 MB) is 750 MB; real ones are under 20 MB.
 const PAGE_BYTES_MAX: usize = 256 << 20;
@@ -157,19 +157,4 @@ impl Lines {
             }
         }
     }
-}
-
-/// An error with its causes; hyper keeps the interesting part in them.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{Pod, Service, ServiceSpec},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Pod, Service, ServiceSpec},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, ResourceExt,
@@ -215,4 +218,21 @@ async fn a_foreign_service_of_the_same_name_is_left_alone_and_gets_none_of_our_e
     until_equal(&space, &w.b, "web", 2).await;
     services.delete("web", &DeleteParams::default()).await.unwrap();
     until_equal(&space, &w.a, "web", 2).await;
+
+    // A stranger takes the place of ours: our endpoints do not stay under its name.
+    let stranger = Service { metadata: ObjectMeta { name: Some("web".into()), ..ObjectMeta::default() }, ..foreign };
+    eventually("a stranger is faster than we are", SOON, || async {
+        let _ = services.delete("web", &DeleteParams::default()).await;
+        let made = services.create(&PostParams::default(), &stranger).await;
+        Ok(Seen::when(made.is_ok(), made.err().map(|error| error.to_string())))
+    })
+    .await
+    .unwrap();
+    let slices = space.lower::<EndpointSlice>(&w.a);
+    eventually("none of our endpoints is under the stranger's name", SOON, || async {
+        let left = endpoints(&slices, "web").await?;
+        Ok(Seen::when(left.is_empty(), left))
+    })
+    .await
+    .unwrap();
 }

@@ -86,7 +86,7 @@ impl Keeper {
                 let Some(found) = one(&api, item).await? else { return Ok(Outcome::Retry) };
                 // Ours of an earlier try: the watch is about to tell of it.
                 if marked(&found.metadata, &self.settings.upper_cluster_uid).as_ref() != Some(item.key()) {
-                    self.conflict(item, wanted);
+                    self.conflict(item, wanted).await?;
                 }
                 Ok(Outcome::Retry)
             }
@@ -127,7 +127,7 @@ impl Keeper {
             return if left { Ok(Outcome::Requeue(RECHECK)) } else { self.delete(item, lower).await };
         }
         if known {
-            // A slice whose Service is away below for a moment; it is made anew, or found to be somebody else's.
+            // A slice whose Service is away below for a moment; it is made anew, or its place is found taken (`conflict`).
             return Ok(Outcome::Done);
         }
         let above = one(&self.above(item), item).await?;
@@ -159,8 +159,8 @@ impl Keeper {
     }
 
     /// Somebody else has an object of that name: its user is told, and none of our endpoints stand under it.
-    fn conflict(&self, item: &Item, wanted: &Value) {
-        let Item::Service(key) = item else { return };
+    async fn conflict(&self, item: &Item, wanted: &Value) -> Result<(), Error> {
+        let Item::Service(key) = item else { return Ok(()) };
         self.store.lock().displaced(key);
         self.changed.send_replace(());
         let lower = self.settings.namespaces.lower(&key.namespace);
@@ -179,6 +179,12 @@ impl Keeper {
             key.name, self.settings.cluster_name
         );
         self.recorder.event(service, Severity::Warning, "NameConflict", message);
+        // The place may have been ours until a moment ago.
+        let slices = self.store.lock().slices_below(key);
+        for (slice, lower) in slices {
+            self.delete(&slice, &lower).await?;
+        }
+        Ok(())
     }
 
     /// Takes an answer into the store: the next comparison is with it, not with what a watch will tell a moment later.

@@ -168,6 +168,13 @@ impl Store {
         self.displaced.insert(key.clone());
     }
 
+    /// Our slices below that belong to a Service.
+    pub fn slices_below(&self, service: &Key) -> Vec<(Item, Lower)> {
+        let names = self.slices_of.get(service).into_iter().flatten();
+        let slices = names.map(|name| Item::Slice(Key::new(service.namespace.clone(), name.clone())));
+        slices.filter_map(|slice| self.lower(&slice).map(|lower| (slice, lower))).collect()
+    }
+
     /// Cluster IPs of a namespace's Services below, by name.
     pub fn addresses(&self, namespace: &str) -> HashMap<String, String> {
         self.addresses.get(namespace).cloned().unwrap_or_default()
